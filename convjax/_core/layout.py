@@ -1,0 +1,118 @@
+"""Axis orders: from what people write for `layout` to the permutations into and out of channels-last."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Permutations that bring operands into canonical order; `batch_ndim` leading axes of `x` are merged into one.
+
+    Attributes:
+      lhs: axes of `x` in the order `(*batch, *space, C)`.
+      rhs: axes of `w` in the order `(*k, I, O)`.
+      out: axes of the result in the order `(*batch, *space, C)`.
+    """
+
+    lhs: tuple[int, ...]
+    rhs: tuple[int, ...]
+    out: tuple[int, ...]
+    batch_ndim: int
+
+    def with_canonical_kernel(self) -> Layout:
+        """The same for `x` and the result, with a kernel that is in order already."""
+        return dataclasses.replace(self, rhs=tuple(range(len(self.rhs))))
+
+    def canonical_lhs(self, x: Array) -> Array:
+        x = _transpose(x, self.lhs)
+        return x.reshape(int_prod(x.shape[: self.batch_ndim]), *x.shape[self.batch_ndim :])
+
+    def canonical_rhs(self, w: Array) -> Array:
+        return _transpose(w, self.rhs)
+
+    def restore(self, y: Array, batch: Sequence[int]) -> Array:
+        """Undo `canonical_lhs` on an output."""
+        return _transpose(y.reshape(*batch, *y.shape[1:]), tuple(int(i) for i in np.argsort(self.out)))
+
+    def batch(self, x: Array) -> tuple[int, ...]:
+        return tuple(x.shape[i] for i in self.lhs[: self.batch_ndim])
+
+
+def int_prod(sizes: Sequence[int]) -> int:
+    """Product that stays 1 for no sizes and works for symbolic ones."""
+    total = 1
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def _transpose(a: Array, axes: tuple[int, ...]) -> Array:
+    return a if axes == tuple(range(a.ndim)) else jnp.transpose(a, axes)
+
+
+def parse(where: str, layout: Any, x_shape: Sequence[int], w_shape: Sequence[int], ndim: int) -> Layout:
+    """Read `layout` for `x` and `w` with `ndim` spatial axes, and check both ranks against it."""
+    if isinstance(layout, Layout):
+        return layout
+    rank = len(x_shape)
+    kernel_last = tuple(range(len(w_shape)))
+    if layout in ("channels_last", "channels_first"):
+        if rank < ndim + 1:
+            order = "(*batch, *space, C)" if layout == "channels_last" else "(*batch, C, *space)"
+            raise ValueError(
+                f"{where}: x of shape {tuple(x_shape)} has {rank} axes, but w of shape {tuple(w_shape)} has {ndim} "
+                f"spatial axes, so that x {order} needs at least {ndim + 1}. Reshape x, or drop kernel axes of size 1."
+            )
+        batch_ndim = rank - ndim - 1
+        if layout == "channels_last":
+            perm = tuple(range(rank))
+        else:
+            perm = (*range(batch_ndim), *range(batch_ndim + 1, rank), batch_ndim)
+        return Layout(perm, kernel_last, perm, batch_ndim)
+    names = _names(where, layout, ndim)
+    if rank != ndim + 2:
+        raise ValueError(
+            f"{where}: layout {layout!r} names {ndim + 2} axes, but x of shape {tuple(x_shape)} has {rank}. Add a batch "
+            "axis with x[None], or type layout='channels_last' or 'channels_first', which take any number of them."
+        )
+    return Layout(*names, batch_ndim=1)
+
+
+def _names(where: str, layout: Any, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Permutations from axis letters. Spatial axes follow the kernel's order, as in lax."""
+    expected = (
+        "Type 'channels_last', 'channels_first', a string of axis letters such as 'NCHW' (N batch, C channels, others "
+        "space), or lax's dimension numbers, such as ('NCHW', 'OIHW', 'NCHW')."
+    )
+    if isinstance(layout, lax.ConvDimensionNumbers):
+        lhs, rhs, out = layout
+        orders = (
+            (lhs[0], *lhs[2:], lhs[1]),
+            (*rhs[2:], rhs[1], rhs[0]),
+            (out[0], *out[2:], out[1]),
+        )
+        if any(len(o) != ndim + 2 for o in orders):
+            raise ValueError(f"{where}: layout={layout} does not fit a kernel with {ndim} spatial axes. {expected}")
+        return orders
+    if isinstance(layout, str):
+        space = "".join(letter for letter in layout if letter not in "NC")
+        layout = (layout, f"{space}IO", layout)
+    if not (isinstance(layout, Sequence) and len(layout) == 3 and all(isinstance(part, str) for part in layout)):
+        raise ValueError(f"{where}: layout={layout!r} is not known. {expected}")
+    lhs, rhs, out = layout
+    space = [letter for letter in rhs if letter not in "IO"]
+    for part, needed in ((lhs, [*"NC", *space]), (rhs, [*"IO", *space]), (out, [*"NC", *space])):
+        if sorted(part) != sorted(needed) or len(set(part)) != len(part) or len(space) != ndim:
+            raise ValueError(
+                f"{where}: layout={layout!r} does not fit a kernel with {ndim} spatial axes: {part!r} must hold each of "
+                f"{''.join(needed)!r} once, {ndim} of them spatial. {expected}"
+            )
+    index = lambda part, letters: tuple(part.index(letter) for letter in letters)
+    return index(lhs, ["N", *space, "C"]), index(rhs, [*space, "I", "O"]), index(out, ["N", *space, "C"])

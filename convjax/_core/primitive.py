@@ -1,0 +1,156 @@
+"""conv_p: the primitive that every convolution becomes, with its transformations, written once by spec algebra.
+
+A primitive rather than `custom_vjp`: forward mode, Hessians, `vmap`, `remat`, export and `shard_map` work for every
+algorithm, opaque kernels included, and the algorithm is chosen at lowering, where platform and real batch are known.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from convjax._core import compat
+from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms.xla import lax_params
+from convjax._core.choose import choose
+from convjax._core.spec import ConvSpec
+
+conv_p = Primitive("convjax_conv")
+
+
+def convolve(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
+    """Convolve `lhs (N, *space, C)` with `rhs (*k, C / feature_groups, O)`; shapes and dtypes are trusted."""
+    lhs, rhs = compat.same_varying(lhs, rhs)
+    return conv_p.bind(lhs, rhs, spec=spec)
+
+
+conv_p.def_abstract_eval(lambda lhs, rhs, *, spec: compat.lax_conv_abstract_eval(lhs, rhs, **lax_params(spec)))
+
+
+@partial(jax.jit, static_argnames="spec")
+def _eager(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
+    return conv_p.bind(lhs, rhs, spec=spec)
+
+
+conv_p.def_impl(lambda lhs, rhs, *, spec: _eager(lhs, rhs, spec))
+
+
+# --- lowering: the only place where an algorithm is chosen ------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("algorithm", "spec"))
+def convjax(lhs: Array, rhs: Array, algorithm: str, spec: ConvSpec) -> Array:
+    """Run one algorithm. A function of its own, so that equal layers of a network are traced once."""
+    with jax.named_scope(algorithm):
+        return ALGORITHMS[algorithm].run(spec, lhs, rhs)
+
+
+def _lower(ctx: Any, lhs: Any, rhs: Any, *, spec: ConvSpec, platform: str) -> Any:
+    chosen = choose(spec, *ctx.avals_in, platform, partitioned=compat.partitioned(ctx))
+    run = partial(convjax, algorithm=chosen, spec=spec)
+    with compat.own_lowering():
+        return mlir.lower_fun(run, multiple_results=False)(ctx, lhs, rhs)
+
+
+mlir.register_lowering(conv_p, partial(_lower, platform="other"))
+for _platform in compat.PLATFORMS:
+    mlir.register_lowering(conv_p, partial(_lower, platform=_platform), platform=_platform)
+
+
+# --- differentiation --------------------------------------------------------------------------------------------------
+
+
+def split_axis(a: Array, axis: int, parts: int) -> Array:
+    """`(..., parts * n, ...)` to `(..., parts, n, ...)`."""
+    return a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
+
+
+def merge_axes(a: Array, axis: int) -> Array:
+    """`(..., m, n, ...)` to `(..., m * n, ...)`, the inverse of `split_axis`."""
+    return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2 :])
+
+
+def move_into(a: Array, source: int, axis: int, groups: int = 1) -> Array:
+    """Merge axis `source` into `axis` (numbered without `source`), inside each of the `groups` that `axis` holds."""
+    a = jnp.moveaxis(a, source, 0)
+    a = split_axis(a, axis + 1, groups)
+    return merge_axes(merge_axes(jnp.moveaxis(a, 0, axis + 1), axis + 1), axis)
+
+
+def move_out(a: Array, axis: int, size: int, groups: int = 1) -> Array:
+    """The inverse of `move_into`: the axis that was merged comes first."""
+    a = split_axis(split_axis(a, axis, groups), axis + 1, size)
+    return merge_axes(jnp.moveaxis(a, axis + 1, 0), axis + 1)
+
+
+def _common_dtype(a: Array, b: Array) -> tuple[Array, Array]:
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)
+
+
+def _lhs_grad(ct: Array, lhs: Any, rhs: Array, *, spec: ConvSpec) -> Array:
+    shape, dtype = lhs.aval.shape, lhs.aval.dtype
+    grad = spec.lhs_grad(shape, rhs.shape).replace(preferred_element_type=None)
+    rhs = jnp.flip(rhs, tuple(range(spec.ndim)))
+    rhs = jnp.moveaxis(split_axis(rhs, spec.ndim + 1, spec.groups), spec.ndim, -1)  # (*k, groups, O / groups, C)
+    ct, rhs = _common_dtype(ct, merge_axes(jnp.moveaxis(rhs, -2, spec.ndim), spec.ndim + 1))
+    out = convolve(ct, rhs, grad).astype(dtype)
+    if spec.batch_groups > 1:  # (N / groups, *space, groups * C) to (N, *space, C)
+        out = merge_axes(jnp.moveaxis(split_axis(out, spec.ndim + 1, spec.batch_groups), -2, 0), 0)
+    return out
+
+
+def _rhs_grad(ct: Array, lhs: Array, rhs: Any, *, spec: ConvSpec) -> Array:
+    grad = spec.rhs_grad(lhs.shape, rhs.aval.shape).replace(preferred_element_type=None)
+    lhs, ct = _common_dtype(jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(ct, 0, -2))
+    return jnp.moveaxis(convolve(lhs, ct, grad), 0, -2).astype(rhs.aval.dtype)
+
+
+ad.defbilinear(conv_p, _lhs_grad, _rhs_grad)
+
+
+# --- batching ---------------------------------------------------------------------------------------------------------
+
+
+def _batch(args: tuple[Array, Array], axes: tuple[int | None, int | None], *, spec: ConvSpec) -> tuple[Array, int]:
+    """lhs only: into the batch. rhs only: into the output features. Both: one more factor of groups."""
+    lhs, rhs = args
+    lhs_axis, rhs_axis = axes
+    features = spec.ndim + 1
+    if rhs_axis is None:
+        size = lhs.shape[lhs_axis]
+        lhs = move_into(lhs, lhs_axis, 0, spec.batch_groups)
+        return move_out(convolve(lhs, rhs, spec), 0, size), 0
+    size = rhs.shape[rhs_axis]
+    if lhs_axis is None:
+        rhs = move_into(rhs, rhs_axis, features, spec.groups)
+        return move_out(convolve(lhs, rhs, spec), features, size, spec.groups), 0
+    rhs = move_into(rhs, rhs_axis, features)
+    if spec.batch_groups > 1:
+        lhs, spec = move_into(lhs, lhs_axis, 0), spec.replace(batch_groups=size * spec.batch_groups)
+    else:
+        lhs, spec = move_into(lhs, lhs_axis, features), spec.replace(feature_groups=size * spec.feature_groups)
+    return move_out(convolve(lhs, rhs, spec), features, size), 0
+
+
+batching.primitive_batchers[conv_p] = _batch
+
+
+def save_convolutions(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy for `jax.checkpoint`: keep the outputs of convolutions, recompute the rest.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, convjax
+      >>> def loss(w):
+      ...     return jnp.sum(jax.nn.relu(convjax.conv(jnp.ones((1, 5, 3)), w)))
+      >>> remat = jax.checkpoint(loss, policy=convjax.save_convolutions)
+      >>> jax.grad(remat)(jnp.ones((3, 3, 2))).shape
+      (3, 3, 2)
+    """
+    return primitive in (conv_p, compat.LAX_CONV)
