@@ -1,6 +1,10 @@
 """Every convolution in JAX: one functional toolkit, at the speed the hardware allows."""
 
+from convjax import lax
+from convjax._core.accelerate import accelerate
+from convjax._core.algorithms import names as algorithms
 from convjax._core.epilogue import ACTIVATIONS
+from convjax._core.explain import explain
 from convjax._core.primitive import save_convolutions
 from convjax.functional import (
     causal_conv,
@@ -15,10 +19,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ACTIVATIONS",
+    "accelerate",
+    "algorithms",
     "causal_conv",
     "conv",
     "conv_transpose",
     "depthwise_conv",
+    "explain",
+    "lax",
     "pointwise_conv",
     "save_convolutions",
     "separable_conv",

@@ -26,6 +26,13 @@ def lax_conv_abstract_eval(lhs: Any, rhs: Any, **params: Any) -> Any:
     return LAX_CONV.abstract_eval(lhs, rhs, out_sharding=None, **params)[0]
 
 
+def evaluate(equation: Any, inputs: list[Any]) -> list[Any]:
+    """Run one equation of a jaxpr on other inputs."""
+    params = equation.primitive.get_bind_params(equation.params)
+    outputs = equation.primitive.bind(*inputs, **params)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
 def same_varying(lhs: Array, rhs: Array) -> tuple[Array, Array]:
     """Under `shard_map` both operands must vary over the same mesh axes: cast the one that does not."""
     over_lhs, over_rhs = (jax.typeof(a).mat.varying for a in (lhs, rhs))

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
+
+from convjax._core import bridge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Layout:
         return dataclasses.replace(self, rhs=tuple(range(len(self.rhs))))
 
     def canonical_lhs(self, x: Array) -> Array:
-        x = _transpose(x, self.lhs)
+        x = bridge.transpose(x, self.lhs)
         return x.reshape(int_prod(x.shape[: self.batch_ndim]), *x.shape[self.batch_ndim :])
 
     def canonical_rhs(self, w: Array) -> Array:
-        return _transpose(w, self.rhs)
+        return bridge.transpose(w, self.rhs)
 
     def restore(self, y: Array, batch: Sequence[int]) -> Array:
         """Undo `canonical_lhs` on an output."""
-        return _transpose(y.reshape(*batch, *y.shape[1:]), tuple(int(i) for i in np.argsort(self.out)))
+        return bridge.transpose(y.reshape(*batch, *y.shape[1:]), bridge.inverse(self.out))
 
     def batch(self, x: Array) -> tuple[int, ...]:
         return tuple(x.shape[i] for i in self.lhs[: self.batch_ndim])
@@ -51,10 +51,6 @@ def int_prod(sizes: Sequence[int]) -> int:
     for size in sizes:
         total = total * size
     return total
-
-
-def _transpose(a: Array, axes: tuple[int, ...]) -> Array:
-    return a if axes == tuple(range(a.ndim)) else jnp.transpose(a, axes)
 
 
 def parse(where: str, layout: Any, x_shape: Sequence[int], w_shape: Sequence[int], ndim: int) -> Layout:
@@ -92,12 +88,7 @@ def _names(where: str, layout: Any, ndim: int) -> tuple[tuple[int, ...], tuple[i
         "space), or lax's dimension numbers, such as ('NCHW', 'OIHW', 'NCHW')."
     )
     if isinstance(layout, lax.ConvDimensionNumbers):
-        lhs, rhs, out = layout
-        orders = (
-            (lhs[0], *lhs[2:], lhs[1]),
-            (*rhs[2:], rhs[1], rhs[0]),
-            (out[0], *out[2:], out[1]),
-        )
+        orders = bridge.orders(layout)
         if any(len(o) != ndim + 2 for o in orders):
             raise ValueError(f"{where}: layout={layout} does not fit a kernel with {ndim} spatial axes. {expected}")
         return orders

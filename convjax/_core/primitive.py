@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from convjax._core import compat
 from convjax._core.algorithms import ALGORITHMS
-from convjax._core.algorithms.xla import lax_params
+from convjax._core.bridge import inverse, lax_params, orders, transpose
 from convjax._core.choose import choose
 from convjax._core.spec import ConvSpec
 
@@ -28,6 +28,12 @@ def convolve(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
     """Convolve `lhs (N, *space, C)` with `rhs (*k, C / feature_groups, O)`; shapes and dtypes are trusted."""
     lhs, rhs = compat.same_varying(lhs, rhs)
     return conv_p.bind(lhs, rhs, spec=spec)
+
+
+def convolve_ordered(lhs: Array, rhs: Array, numbers: lax.ConvDimensionNumbers, spec: ConvSpec) -> Array:
+    """`convolve` operands whose axes are in the order that lax's `numbers` say."""
+    to_lhs, to_rhs, to_out = orders(numbers)
+    return transpose(convolve(transpose(lhs, to_lhs), transpose(rhs, to_rhs), spec), inverse(to_out))
 
 
 conv_p.def_abstract_eval(lambda lhs, rhs, *, spec: compat.lax_conv_abstract_eval(lhs, rhs, **lax_params(spec)))

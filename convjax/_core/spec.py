@@ -19,11 +19,12 @@ Shape = tuple[int, ...]
 
 def dilate(size: int, dilation: int) -> int:
     """Length of an axis after `dilation - 1` gaps between neighbours; an empty axis stays empty."""
-    return 0 if _is_zero(size) else (size - 1) * dilation + 1
+    return 0 if is_zero(size) else (size - 1) * dilation + 1
 
 
-def _is_zero(size: Any) -> bool:
-    return isinstance(size, int | np.integer) and size == 0  # a symbolic dimension is at least 1
+def is_zero(size: Any) -> bool:
+    """Whether an axis is empty; a symbolic one never is."""
+    return isinstance(size, int | np.integer) and size == 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,3 +28,14 @@ class Algorithm(Protocol):
 ALGORITHMS: dict[str, Algorithm] = {
     "xla": xla,
 }
+
+
+def names() -> tuple[str, ...]:
+    """Names that `algorithm=` takes, beside "auto".
+
+    Example:
+      >>> import convjax
+      >>> "fft" in convjax.algorithms()
+      True
+    """
+    return tuple(ALGORITHMS)

@@ -7,26 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array, lax
 
-from convjax._core.spec import ConvSpec
-
-
-def lax_params(spec: ConvSpec) -> dict[str, Any]:
-    """The problem in the parameters of `lax.conv_general_dilated`."""
-    n = spec.ndim
-    channels_last = (0, n + 1, *range(1, n + 1))
-    return dict(
-        window_strides=spec.strides,
-        padding=spec.padding,
-        lhs_dilation=spec.lhs_dilation,
-        rhs_dilation=spec.rhs_dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(channels_last, (n + 1, n, *range(n)), channels_last),
-        feature_group_count=spec.feature_groups,
-        batch_group_count=spec.batch_groups,
-        precision=spec.precision,
-        preferred_element_type=spec.preferred_element_type,
-    )
+from convjax._core.bridge import lax_params
+from convjax._core.dtypes import output_dtype
+from convjax._core.spec import ConvSpec, is_zero
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
@@ -34,4 +20,6 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    if any(is_zero(size) for size in (*lhs.shape, *rhs.shape)):
+        return jnp.zeros(spec.out_shape(lhs.shape, rhs.shape), output_dtype(spec, lhs.dtype))  # XLA refuses no taps
     return lax.conv_general_dilated(lhs, rhs, **lax_params(spec))
