@@ -21,14 +21,14 @@ the mathematical one. Optional arguments that all share:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
-from convjax._core import arguments, canonical, epilogue
+from convjax._core import canonical, epilogue
 from convjax._core.canonical import Problem
 
 Ints = int | Sequence[int]

@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convjax._core.choose import why_not
 from convjax._core.spec import ConvSpec
 
 # --- the oracle ---------------------------------------------------------------------------------------------------------
@@ -179,12 +181,60 @@ class Case:
         return draw(rng, self.lhs_shape, dtype), draw(rng, self.rhs_shape, dtype)
 
     def cotangent(self, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
-        return draw(np.random.default_rng((seed, 1)), self.spec.out_shape(self.lhs_shape, self.rhs_shape), dtype)
+        return draw(np.random.default_rng((seed, 1)), self.out_shape, dtype)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self.spec.out_shape(self.lhs_shape, self.rhs_shape)
 
     @property
     def terms(self) -> int:
         """Products in each output."""
         return math.prod(self.rhs_shape[:-1])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same problem as keyword arguments of `convjax.conv`, which has no batch groups."""
+        if self.spec.batch_groups > 1:
+            raise ValueError(f"{self}: convjax.conv has no batch groups.")
+        return dict(
+            stride=self.spec.strides,
+            padding=self.spec.padding,
+            dilation=self.spec.rhs_dilation,
+            input_dilation=self.spec.lhs_dilation,
+            groups=self.spec.feature_groups,
+        )
+
+    @property
+    def lhs_grad(self) -> Case:
+        """The problem that the gradient in the input is, a convolution of the cotangent."""
+        *k, channels, features = self.rhs_shape
+        rhs_shape = (*k, features // self.spec.groups, channels * self.spec.groups)
+        spec = self.spec.lhs_grad(self.lhs_shape, self.rhs_shape)
+        return Case(f"{self}, input gradient", self.out_shape, rhs_shape, spec)
+
+    @property
+    def rhs_grad(self) -> Case:
+        """The problem that the gradient in the kernel is, a convolution of input and cotangent."""
+        batch, *space, channels = self.lhs_shape
+        out_batch, *out_space, features = self.out_shape
+        spec = self.spec.rhs_grad(self.lhs_shape, self.rhs_shape)
+        return Case(
+            f"{self}, kernel gradient", (channels, *space, batch), (*out_space, out_batch, features), spec
+        )
+
+    def refusal(self, algorithm: str, dtype: Any = np.float32, platform: str = "cpu") -> str | None:
+        """None where `algorithm` can serve, else its reason."""
+        if algorithm == "auto":
+            return None
+        spec = self.spec.replace(algorithms=(algorithm, "auto", "auto"))
+        lhs, rhs = (jax.ShapeDtypeStruct(shape, dtype) for shape in (self.lhs_shape, self.rhs_shape))
+        return why_not(algorithm, spec, lhs, rhs, platform)
+
+    def prefer(self, algorithm: str) -> ConvSpec:
+        """The spec with `algorithm` for itself and both gradients, wherever that can serve."""
+        name = algorithm if algorithm == "auto" else f"{algorithm}?"
+        return self.spec.replace(algorithms=(name, name, name))
 
 
 def draw(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -271,3 +321,40 @@ EMPTY_CASES: tuple[Case, ...] = (
     case("no input channels", (2, 5, 0), (3, 0, 4), pads=1),
     case("no output channels", (2, 5, 3), (3, 3, 0), pads=1),
 )
+
+
+def random_case(rng: np.random.Generator, name: str = "random") -> Case:
+    """A small problem of any kind: 0 to 4 spatial axes, both dilations, pads of either sign, either kind of groups.
+
+    Plain values are frequent, so that the algorithms that want them get their share. One in fifty has an empty output.
+    """
+    n = int(rng.choice(5, p=(0.04, 0.32, 0.4, 0.16, 0.08)))
+    size, taps = ((1, 1), (40, 9), (12, 5), (7, 3), (4, 2))[n]
+    plain = lambda high: 1 if rng.random() < 0.6 else int(rng.integers(1, high + 1))  # noqa: E731
+    uniform = rng.random() < 0.4  # the same on every axis
+    axes: list[tuple[Any, ...]] = []
+    for _ in range(n):
+        if axes and uniform:
+            axes.append(axes[0])
+            continue
+        k, x = int(rng.integers(1, taps + 1)), int(rng.integers(1, size + 1))
+        stride, lhs_dilation, rhs_dilation = plain(3), plain(3), plain(3)
+        window, length = (k - 1) * rhs_dilation + 1, (x - 1) * lhs_dilation + 1
+        pads = (window // 2, (window - 1) // 2) if rng.random() < 0.3 else tuple(rng.integers(-2, window + 1, 2))
+        lo, hi = (int(p) for p in pads)
+        short = window - (lo + length + hi)
+        if short > 0 and rng.random() > 0.02:
+            hi += short
+        elif lo + length + hi < 0:
+            hi -= lo + length + hi
+        axes.append((k, x, stride, (lo, hi), lhs_dilation, rhs_dilation))
+    kernel, space, strides, padding, lhs_dilation, rhs_dilation = zip(*axes, strict=True) if axes else ((),) * 6
+    kind = rng.choice(("dense", "depthwise", "grouped", "batch"), p=(0.4, 0.25, 0.2, 0.15))
+    groups = 1 if kind == "dense" else int(rng.integers(1, 7))
+    per_group = 1 if kind == "depthwise" else int(rng.integers(1, 5))
+    features = groups * int(rng.integers(1, 3 if kind == "depthwise" else 5))
+    batch = int(rng.integers(1, 4)) * (groups if kind == "batch" else 1)
+    channels = per_group if kind == "batch" else per_group * groups
+    feature_groups, batch_groups = (1, groups) if kind == "batch" else (groups, 1)
+    spec = ConvSpec(strides, padding, lhs_dilation, rhs_dilation, feature_groups, batch_groups)
+    return Case(name, (batch, *space, channels), (*kernel, per_group, features), spec)

@@ -1,7 +1,8 @@
 """conv_p: the primitive that every convolution becomes, with its transformations, written once by spec algebra.
 
 A primitive rather than `custom_vjp`: forward mode, Hessians, `vmap`, `remat`, export and `shard_map` work for every
-algorithm, opaque kernels included, and the algorithm is chosen at lowering, where platform and real batch are known.
+algorithm, opaque kernels included, and the algorithm is chosen at lowering (`convjax._core.lowering`), where platform
+and real batch are known.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from convjax._core import compat
-from convjax._core.algorithms import ALGORITHMS
 from convjax._core.bridge import inverse, lax_params, orders, transpose
-from convjax._core.choose import choose
 from convjax._core.spec import ConvSpec
 
 conv_p = Primitive("convjax_conv")
@@ -45,28 +44,6 @@ def _eager(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
 
 
 conv_p.def_impl(lambda lhs, rhs, *, spec: _eager(lhs, rhs, spec))
-
-
-# --- lowering: the only place where an algorithm is chosen ------------------------------------------------------------
-
-
-@partial(jax.jit, static_argnames=("algorithm", "spec"))
-def convjax(lhs: Array, rhs: Array, algorithm: str, spec: ConvSpec) -> Array:
-    """Run one algorithm. A function of its own, so that equal layers of a network are traced once."""
-    with jax.named_scope(algorithm):
-        return ALGORITHMS[algorithm].run(spec, lhs, rhs)
-
-
-def _lower(ctx: Any, lhs: Any, rhs: Any, *, spec: ConvSpec, platform: str) -> Any:
-    chosen = choose(spec, *ctx.avals_in, platform, partitioned=compat.partitioned(ctx))
-    run = partial(convjax, algorithm=chosen, spec=spec)
-    with compat.own_lowering():
-        return mlir.lower_fun(run, multiple_results=False)(ctx, lhs, rhs)
-
-
-mlir.register_lowering(conv_p, partial(_lower, platform="other"))
-for _platform in compat.PLATFORMS:
-    mlir.register_lowering(conv_p, partial(_lower, platform=_platform), platform=_platform)
 
 
 # --- differentiation --------------------------------------------------------------------------------------------------

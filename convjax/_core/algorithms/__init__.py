@@ -3,8 +3,9 @@
     supports(spec, lhs, rhs, platform) -> None, or the reason why it cannot serve, in words for a user
     run(spec, lhs, rhs) -> the output
 
-`lhs` and `rhs` are channels-last (see `convjax._core.spec`). `ALGORITHMS` is the registry: to add an algorithm, write
-the file, name it here, and give it a line in the decision list of `convjax._core.choose`.
+`lhs` and `rhs` are channels-last (see `convjax._core.spec`), and not empty. A rewrite turns a problem into simpler ones
+and binds the primitive again, so that each of them is chosen anew. `ALGORITHMS` is the registry: to add an algorithm,
+write the file, name it here, and give it a line in the decision list of `convjax._core.choose`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,24 @@ from typing import Any, Protocol
 
 from jax import Array
 
-from convjax._core.algorithms import xla
+from convjax._core.algorithms import (
+    batch_to_feature,
+    fft,
+    gemm,
+    indirect,
+    offsets,
+    overlap_add,
+    pack_groups,
+    phase,
+    slices,
+    space_to_depth,
+    split_groups,
+    subpixel,
+    taps,
+    windows,
+    winograd,
+    xla,
+)
 from convjax._core.spec import ConvSpec
 
 
@@ -26,7 +44,25 @@ class Algorithm(Protocol):
 
 
 ALGORITHMS: dict[str, Algorithm] = {
+    # plain
     "xla": xla,
+    "taps": taps,
+    "gemm": gemm,
+    "indirect": indirect,
+    "winograd": winograd,
+    "fft": fft,
+    "overlap_add": overlap_add,
+    # plain, for the shape of a kernel gradient: a kernel as large as the input, few outputs
+    "windows": windows,
+    "offsets": offsets,
+    # rewrites
+    "phase": phase,
+    "subpixel": subpixel,
+    "space_to_depth": space_to_depth,
+    "slices": slices,
+    "pack_groups": pack_groups,
+    "split_groups": split_groups,
+    "batch_to_feature": batch_to_feature,
 }
 
 

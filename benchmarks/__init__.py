@@ -1,0 +1,1 @@
+"""Measurements: the layers in `cases.py`, the program in `run.py`."""

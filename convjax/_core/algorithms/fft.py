@@ -1,0 +1,89 @@
+"""Multiplication of spectra: one transform of each operand over its spatial axes, one back.
+
+For kernels of many taps on both sides of the family: a long kernel, or the cotangent in a kernel gradient.
+Cost: transforms of every plane, N G I + I G J + N G J of them, n log n each, and N G I J products a frequency.
+Error: norm-wise, about 1e-7 of the largest output in float32, however small the others are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from convjax._core.arrange import grouped, pad_space
+from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.spec import ConvSpec
+
+# Up to so many products a frequency they are fused sums; beyond, matrix products with the frequency as batch.
+FUSED_PRODUCTS = 16
+
+
+def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
+    """None where this algorithm can serve, else the reason why not, in words for a user."""
+    if spec.ndim == 0:
+        return "no spatial axis to transform"
+    if not jnp.issubdtype(accumulator(spec, lhs.dtype), jnp.inexact):
+        return f"{lhs.dtype} operands: integers are exact or refused, and a transform rounds"
+    return None
+
+
+def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    dtype = accumulator(spec, lhs.dtype)
+    out_shape, result = spec.out_shape(lhs.shape, rhs.shape), output_dtype(spec, lhs.dtype)
+    window = spec.window(rhs.shape)
+    lhs, rhs = grouped(spec, lhs.astype(dtype), rhs.astype(dtype))
+    lhs = jnp.moveaxis(lhs, (-2, -1), (1, 2))  # (N, G, I, *space): transforms want their axes last
+    rhs = jnp.moveaxis(rhs, (-2, -3, -1), (0, 1, 2))  # (G, I, J, *k)
+    low = [lo for lo, _ in spec.padding]
+    size = [lo + (n - 1) * d + 1 for lo, n, d in zip(low, lhs.shape[3:], spec.lhs_dilation, strict=True)]
+    last = [(n - 1) * s for n, s in zip(out_shape[1:-1], spec.strides, strict=True)]
+    length = [fast_length(circle(*axis)) for axis in zip(low, size, last, window, strict=True)]
+    lhs = pad_space(lhs, [(lo, n - m) for lo, n, m in zip(low, length, size, strict=True)], spec.lhs_dilation, 3)
+    rhs = pad_space(rhs, [(0, n - m) for n, m in zip(length, window, strict=True)], spec.rhs_dilation, 3)
+    y = correlate(lhs, rhs, length)
+    y = y[(..., *(slice(0, n + 1, s) for n, s in zip(last, spec.strides, strict=True)))]
+    return jnp.moveaxis(y, (1, 2), (-2, -1)).reshape(out_shape).astype(result)
+
+
+def circle(low, size, last, window):
+    """Shortest circle for outputs 0 to `last` of an input that ends at `size` after `low` zeros.
+
+    The zeros that an output reaches beyond the end of the input may be those in front of it.
+    """
+    return max(min(size, last + window), last + window - max(low, 0), last + 1, window)
+
+
+def correlate(lhs, rhs, lengths):
+    """Circular correlation of `(N, G, I, *lengths)` with `(G, I, J, *lengths)`, summed over I."""
+    axes = tuple(range(3, 3 + len(lengths)))
+    if jnp.iscomplexobj(lhs):
+        x, w = jnp.fft.fftn(lhs, axes=axes), jnp.fft.fftn(rhs.conj(), axes=axes).conj()
+        return jnp.fft.ifftn(contract(x, w), axes=axes)
+    x, w = jnp.fft.rfftn(lhs, axes=axes), jnp.fft.rfftn(rhs, axes=axes).conj()
+    return jnp.fft.irfftn(contract(x, w), lengths, axes=axes)
+
+
+def contract(x, w):
+    """`(N, G, J, *frequencies)` from `(N, G, I, *f)` and `(G, I, J, *f)`."""
+    if w.shape[1] * w.shape[2] <= FUSED_PRODUCTS:
+        return sum(x[:, :, i, None] * w[:, i] for i in range(w.shape[1]))
+    return jnp.einsum("ngi...,gij...->ngj...", x, w)
+
+
+def fast_length(n):
+    """Smallest length of at least `n` without a prime factor above 7."""
+    best = 1 << max(0, n - 1).bit_length()
+    for sevens in _powers(7, best):
+        for fives in _powers(5, best // sevens):
+            for threes in _powers(3, best // (sevens * fives)):
+                odd = sevens * fives * threes
+                best = min(best, odd << max(0, -(-n // odd) - 1).bit_length())
+    return best
+
+
+def _powers(base, limit):
+    power = 1
+    while power <= limit:
+        yield power
+        power *= base

@@ -1,0 +1,213 @@
+"""Winograd's minimal filtering: tiles of the input and of the kernel multiplied point by point.
+
+F(m, r) computes m outputs of an r-tap filter from m + r - 1 products, against m * r directly: both operands are taken
+to the values of polynomials at that many points (Toom-Cook), multiplied there, and the product is taken back. Over
+features the products at one point are a matrix product; in n dimensions the transforms nest, axis by axis. A kernel
+gradient has a kernel as long as the input and few outputs: its kernel is cut into tiles, and their products are summed
+before they are taken back, once.
+
+Cost: 3x3 with m = 4 takes a quarter of the products, plus transforms that read and write about 2.25 times the input
+and the output.
+Error: grows with the number of points; relative to the largest output, in float32: see `ERRORS`.
+Source: Lavin and Gray, arXiv:1509.09308; Barabasz et al., arXiv:1803.10986, for the points.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from fractions import Fraction
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from convjax._core.arrange import pad_space
+from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.spec import ConvSpec
+
+POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2", "4", "-4", "1/4", "-1/4"))
+
+# Points along each axis, infinity included: F(4, 3), F(2, 5), F(5, 2). More lose accuracy faster than they save.
+TILE_POINTS = 6
+
+# Transformed input of a block of images.
+BLOCK_BYTES = 2**22
+
+
+def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
+    """None where this algorithm can serve, else the reason why not, in words for a user."""
+    if any(step != 1 for step in (*spec.strides, *spec.lhs_dilation, *spec.rhs_dilation)):
+        return "tiles overlap only without stride and dilation"
+    if spec.groups > 1:
+        return "groups: the products at a point would be too narrow"
+    if not jnp.issubdtype(lhs.dtype, jnp.inexact):
+        return "integers: the transforms are fractions"
+    out = spec.out_space(lhs.shape, rhs.shape)
+    sides = [short_side(taps, size) for taps, size in zip(rhs.shape[:-2], out, strict=True)]
+    if max(sides, default=1) >= TILE_POINTS:
+        return f"{max(sides)} taps: a tile of {TILE_POINTS} points would hold no output"
+    if math.prod(sides) == 1:
+        return "one tap: a matrix product already"
+    if not (all(t <= o for t, o in zip(rhs.shape, out, strict=False)) or all(t >= o for t, o in zip(rhs.shape, out, strict=False))):
+        return "long in the kernel along one axis and in the output along another"
+    return None
+
+
+def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    out = spec.out_space(lhs.shape, rhs.shape)
+    if all(taps <= size for taps, size in zip(rhs.shape[: spec.ndim], out, strict=True)):
+        result = short_kernel(spec, out, lhs, rhs)
+    else:
+        result = short_output(spec, out, lhs, rhs)
+    return result.astype(output_dtype(spec, lhs.dtype))
+
+
+def short_side(taps: int, out: int) -> int:
+    return min(taps, out)
+
+
+def short_kernel(spec: ConvSpec, out: tuple[int, ...], lhs: Array, rhs: Array) -> Array:
+    """Tiles of `m` outputs along each axis; the kernel is transformed once."""
+    n, dtype = spec.ndim, accumulator(spec, lhs.dtype)
+    taps = rhs.shape[:n]
+    tile = tuple(outputs_a_tile(r) for r in taps)
+    tiles = tuple(-(-size // m) for size, m in zip(out, tile, strict=True))
+    at_points, to_points, from_points = zip(*map(transforms, tile, taps), strict=True)  # B^T, G, A^T of each axis
+    padding = [
+        (lo, t * m + r - 1 - size - lo)
+        for (lo, _), t, m, r, size in zip(spec.padding, tiles, tile, taps, lhs.shape[1:], strict=False)
+    ]
+    padded = pad_space(lhs, tuple(padding), spec.lhs_dilation).astype(dtype)
+    kernel = rhs.astype(dtype)
+    for i in range(n):
+        kernel = combine(to_points[i], [kernel.take(j, axis=i) for j in range(taps[i])], i)
+    kernel = kernel.reshape(-1, *kernel.shape[n:])  # (points, features, outputs)
+
+    def block(images: Array) -> Array:
+        points = into_tiles(images, tile, tiles, at_points)
+        products = lax.dot_general(
+            points, kernel, (((2,), (1,)), ((0,), (0,))), precision=spec.precision, preferred_element_type=dtype
+        )
+        return out_of_tiles(products, tile, tiles, from_points)
+
+    image_bytes = math.prod(t * len(b) for t, b in zip(tiles, at_points, strict=True)) * lhs.shape[-1] * dtype.itemsize
+    images = largest_divisor(lhs.shape[0], max(1, BLOCK_BYTES // image_bytes))
+    if images == lhs.shape[0]:
+        whole = block(padded)
+    else:
+        whole = lax.map(block, padded.reshape(-1, images, *padded.shape[1:]))
+        whole = whole.reshape(-1, *whole.shape[2:])
+    return lax.slice(whole, (0,) * (n + 2), (lhs.shape[0], *out, rhs.shape[-1]))
+
+
+def short_output(spec: ConvSpec, out: tuple[int, ...], lhs: Array, rhs: Array) -> Array:
+    """Tiles of `m` taps along each axis; their products are summed at the points, and taken back once."""
+    n, dtype = spec.ndim, accumulator(spec, lhs.dtype)
+    tile = tuple(outputs_a_tile(size) for size in out)
+    tiles = tuple(-(-taps // m) for taps, m in zip(rhs.shape, tile, strict=False))
+    at_points, to_points, from_points = zip(*map(transforms, out, tile), strict=True)
+    padding = [
+        (lo, t * m + o - 1 - size - lo)
+        for (lo, _), t, m, o, size in zip(spec.padding, tiles, tile, out, lhs.shape[1:], strict=False)
+    ]
+    natural = pad_space(jnp.moveaxis(lhs, (0, -1), (-1, 0)), tuple(padding), spec.lhs_dilation).astype(dtype)
+    cotangent = jnp.moveaxis(rhs, n, 0).astype(dtype)
+    filled = [(0, t * m - taps) for t, m, taps in zip(tiles, tile, rhs.shape, strict=False)]
+    cotangent = pad_space(cotangent, tuple(filled), (1,) * n)
+
+    def block(images: Array, cotangents: Array) -> Array:
+        return lax.dot_general(
+            into_tiles(images, tile, tiles, at_points),
+            into_tiles(cotangents, tile, tiles, to_points),
+            (((1,), (1,)), ((0,), (0,))),
+            precision=spec.precision,
+            preferred_element_type=dtype,
+        )
+
+    image_bytes = math.prod(t * len(b) for t, b in zip(tiles, at_points, strict=True)) * lhs.shape[0] * dtype.itemsize
+    batch = natural.shape[0]
+    images = largest_divisor(batch, max(1, BLOCK_BYTES // image_bytes))
+    if images == batch:
+        products = block(natural, cotangent)
+    else:
+        blocks = [a.reshape(-1, images, *a.shape[1:]) for a in (natural, cotangent)]
+        empty = jnp.zeros((math.prod(map(len, at_points)), lhs.shape[0], rhs.shape[-1]), dtype)
+        products, _ = lax.scan(lambda total, pair: (total + block(*pair), None), empty, tuple(blocks))
+    products = products.reshape(*map(len, at_points), *products.shape[1:])
+    for i in range(n):
+        products = combine(from_points[i], [products.take(j, axis=i) for j in range(products.shape[i])], i)
+    return jnp.moveaxis(products, n, 0)
+
+
+def outputs_a_tile(taps: int) -> int:
+    return 1 if taps == 1 else TILE_POINTS + 1 - taps
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
+
+
+def into_tiles(x: Array, tile: tuple[int, ...], tiles: tuple[int, ...], matrices: tuple[np.ndarray, ...]) -> Array:
+    """`(points, batch * tiles, features)` of `(batch, *space, features)`; tiles begin `tile` apart and may overlap."""
+    n = len(tile)
+    for i, matrix in enumerate(matrices):
+        axis = i + 1 + i  # the i axes of points so far come first
+        members = [
+            lax.slice_in_dim(x, j, j + (tiles[i] - 1) * tile[i] + 1, tile[i], axis) for j in range(matrix.shape[1])
+        ]
+        x = combine(matrix, members, i)
+    return x.reshape(math.prod(x.shape[:n]), -1, x.shape[-1])
+
+
+def out_of_tiles(products: Array, tile: tuple[int, ...], tiles: tuple[int, ...], matrices: tuple) -> Array:
+    """`(batch, *tiles * tile, outputs)` of `(points, batch * tiles, outputs)`."""
+    n = len(tile)
+    x = products.reshape(*(matrix.shape[1] for matrix in matrices), -1, *tiles, products.shape[-1])
+    for i, matrix in enumerate(matrices):
+        x = combine(matrix, [lax.index_in_dim(x, j, i, keepdims=False) for j in range(matrix.shape[1])], i)
+    order = [n, *itertools.chain.from_iterable((n + 1 + i, i) for i in range(n)), 2 * n + 1]
+    return x.transpose(order).reshape(-1, *map(int.__mul__, tiles, tile), x.shape[-1])
+
+
+def combine(matrix: np.ndarray, members: list[Array], axis: int) -> Array:
+    """`matrix @ members`, the rows along a new `axis`; a sum of products, which XLA fuses into one pass."""
+    rows = []
+    for row in matrix:
+        terms = [m if c == 1 else -m if c == -1 else m * m.dtype.type(c) for c, m in zip(row, members, strict=True) if c]
+        rows.append(functools.reduce(lambda a, b: a + b, terms))
+    return jnp.stack(rows, axis)
+
+
+@functools.cache
+def transforms(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T, G and A^T of F(m, r): `A^T @ ((G @ kernel) * (B^T @ data))` are m outputs of r taps on m + r - 1 data.
+
+    The product of two polynomials, of r and of m coefficients, is known from its values at m + r - 2 points and its
+    leading coefficient (the point at infinity) by Lagrange's formula; transposed, this is a correlation. Denominators
+    go to the kernel. Exact in fractions, rounded once.
+    """
+    count = m + r - 1
+    points = POINTS[: count - 1]
+    rows_b, rows_g, columns_a = [], [], []
+    for i, point in enumerate(points):
+        others = points[:i] + points[i + 1 :]
+        denominator = math.prod((point - other for other in others), start=Fraction(1))
+        rows_b.append([*polynomial(others), Fraction(0)])
+        rows_g.append([point**j / denominator for j in range(r)])
+        columns_a.append([point**j for j in range(m)])
+    rows_b.append(polynomial(points))
+    rows_g.append([Fraction(j == r - 1) for j in range(r)])
+    columns_a.append([Fraction(j == m - 1) for j in range(m)])
+    as_array = lambda rows: np.array([[float(value) for value in row] for row in rows])
+    return as_array(rows_b), as_array(rows_g), as_array(columns_a).T
+
+
+def polynomial(roots: tuple[Fraction, ...]) -> list[Fraction]:
+    """Coefficients of `prod(x - root)`, the constant first."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        coefficients = [a - root * b for a, b in zip([Fraction(0), *coefficients], [*coefficients, Fraction(0)], strict=True)]
+    return coefficients
