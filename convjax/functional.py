@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Num
@@ -275,23 +274,22 @@ def separable_conv(
 
     Source: Chollet, Xception, arXiv:1610.02357; Howard et al., arXiv:1704.04861.
     """
-    common = dict(algorithm=algorithm, precision=precision, preferred_element_type=preferred_element_type)
-    layout = canonical.data_layout("separable_conv", layout)
-    y = depthwise_conv(
+    problem = canonical.separable(
+        "separable_conv",
         x,
         w_depthwise,
+        w_pointwise,
         stride=stride,
         padding=padding,
         dilation=dilation,
         padding_mode=padding_mode,
         flip_kernel=flip_kernel,
         layout=layout,
-        **common,
+        algorithm=algorithm,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
     )
-    w_pointwise = canonical.pointwise_kernel("separable_conv", w_pointwise, jnp.ndim(w_depthwise) - 2)
-    w_pointwise = w_pointwise.astype(y.dtype) if w_pointwise.dtype == jnp.asarray(x).dtype else w_pointwise
-    common["algorithm"] = "auto"  # the caller's choice is about the spatial step
-    return conv(y, w_pointwise, bias=bias, residual=residual, activation=activation, layout=layout, **common)
+    return _finish("separable_conv", problem, bias, residual, activation)
 
 
 def pointwise_conv(
@@ -313,7 +311,7 @@ def pointwise_conv(
     Args:
       x: input `(*batch, *space, C_in)`; with a stride the spatial axes are counted by the entries of `stride`, by the
         letters of `layout`, or by the axes of `w`.
-      w: `(C_in // groups, C_out)`, or with one leading axis of size 1 for each spatial axis.
+      w: `(C_in // groups, C_out)`, or with an axis of size 1 for each spatial axis, in the order that `layout` says.
       stride: step along each spatial axis, at least 1.
       others: as `conv`.
 
@@ -330,21 +328,18 @@ def pointwise_conv(
 
     Source: Lin, Chen and Yan, Network in network, arXiv:1312.4400.
     """
-    w = canonical.pointwise_kernel("pointwise_conv", w, canonical.spatial_axes("pointwise_conv", w, stride, layout))
-    return conv(
+    problem = canonical.pointwise(
+        "pointwise_conv",
         x,
         w,
-        bias=bias,
         stride=stride,
-        padding="VALID",
         groups=groups,
-        activation=activation,
-        residual=residual,
         layout=layout,
         algorithm=algorithm,
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
+    return _finish("pointwise_conv", problem, bias, residual, activation)
 
 
 def causal_conv(
@@ -366,7 +361,7 @@ def causal_conv(
 
     Args:
       x: input `(*batch, T, C_in)`.
-      w: `(k, C_in // groups, C_out)`, or `(k, C)` for a depthwise one.
+      w: `(k, C_in // groups, C_out)`, or `(k, C)` (whatever the `layout`) for a depthwise one.
       stride: output t sees inputs up to `stride * t`.
       others: as `conv`.
 
@@ -383,22 +378,19 @@ def causal_conv(
 
     Source: van den Oord et al., WaveNet, arXiv:1609.03499, section 2.1.
     """
-    w, groups = canonical.causal_kernel("causal_conv", w, groups)
-    return conv(
+    problem = canonical.causal(
+        "causal_conv",
         x,
         w,
-        bias=bias,
         stride=stride,
-        padding="CAUSAL",
         dilation=dilation,
         groups=groups,
-        activation=activation,
-        residual=residual,
         layout=layout,
         algorithm=algorithm,
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
+    return _finish("causal_conv", problem, bias, residual, activation)
 
 
 def _finish(where: str, problem: Problem, bias: Any, residual: Any, activation: Activation) -> Array:

@@ -9,28 +9,50 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
 def integer(where: str, name: str, value: Any, minimum: int | None = None) -> int:
     """One static integer, at least `minimum`."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(
-            f"{where}: {name} must be static, but is traced ({value.aval.str_short()}): it shapes the computation. "
-            f"Under jit name it in static_argnames=({name!r},), or close over a Python int."
-        )
+    static(where, name, value)
     try:
         number = value if jax.export.is_symbolic_dim(value) else operator.index(value)
     except TypeError:
         raise TypeError(
             f"{where}: {name} must be an integer, got {value!r} of type {type(value).__name__}. "
-            f"Type e.g. {name}={_suggest_integer(value, minimum)}."
+            f"{_type_instead(name, _suggest_integer(value, minimum))}."
         ) from None
     if isinstance(value, bool):
-        raise TypeError(f"{where}: {name} must be an integer, got the bool {value}. Type {name}={int(value)}.")
+        raise TypeError(f"{where}: {name} must be an integer, got the bool {value}. {_type_instead(name, int(value))}.")
     if minimum is not None and not jax.export.is_symbolic_dim(number) and number < minimum:
-        raise ValueError(f"{where}: {name} must be at least {minimum}, got {number}. Type {name}={minimum} or more.")
+        raise ValueError(
+            f"{where}: {name} must be at least {minimum}, got {number}. {_type_instead(name, minimum)} or more."
+        )
     return number
+
+
+def static(where: str, name: str, value: Any) -> None:
+    """Refuse what is known only when the program runs."""
+    if isinstance(value, jax.core.Tracer):
+        argument = name.partition("[")[0]
+        raise TypeError(
+            f"{where}: {name} must be static, but is traced ({value.aval.str_short()}): it shapes the computation. "
+            f"Under jit name it in static_argnames=({argument!r},), or close over a Python value."
+        )
+
+
+def flag(where: str, name: str, value: Any) -> bool:
+    """True or False, nothing that merely is true."""
+    static(where, name, value)
+    if not isinstance(value, bool | np.bool):
+        raise TypeError(f"{where}: {name} must be a bool, got {value!r}. Type {name}=True or {name}=False.")
+    return bool(value)
+
+
+def _type_instead(name: str, value: int) -> str:
+    """An entry of a sequence cannot be typed by its name."""
+    return f"Type {value} there" if "[" in name else f"Type {name}={value}"
 
 
 def _suggest_integer(value: Any, minimum: int | None) -> int:
@@ -66,21 +88,24 @@ def choice(where: str, name: str, value: Any, options: Sequence[str]) -> str:
     raise ValueError(f"{where}: {name}={value!r} is not known. Type one of {', '.join(map(repr, options))}.{hint}")
 
 
+def array(where: str, name: str, value: Any) -> Array:
+    """An array of numbers."""
+    if value is None or isinstance(value, str):
+        raise TypeError(f"{where}: {name} must be an array, got {value!r}. Type a jax or numpy array of numbers.")
+    try:
+        result = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where}: {name} must be an array, got {type(value).__name__}: {error}") from None
+    if not jnp.issubdtype(result.dtype, jnp.number):
+        raise TypeError(
+            f"{where}: {name} must hold numbers, got dtype {result.dtype}. Type {name}.astype(jnp.float32)."
+        )
+    return result
+
+
 def operands(where: str, **arrays: Any) -> tuple[Array, ...]:
     """Arrays of one numeric dtype."""
-    result = []
-    for name, array in arrays.items():
-        if array is None or isinstance(array, str):
-            raise TypeError(f"{where}: {name} must be an array, got {array!r}.")
-        try:
-            array = jnp.asarray(array)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{where}: {name} must be an array, got {type(array).__name__}: {error}") from None
-        if not jnp.issubdtype(array.dtype, jnp.number):
-            raise TypeError(
-                f"{where}: {name} must hold numbers, got dtype {array.dtype}. Type {name}.astype(jnp.float32)."
-            )
-        result.append(array)
+    result = [array(where, name, value) for name, value in arrays.items()]
     (first, a), *rest = zip(arrays, result, strict=True)
     for name, b in rest:
         if a.dtype != b.dtype:
@@ -118,15 +143,13 @@ def preferred_element_type(where: str, value: Any, dtype: Any) -> Any:
     try:
         preferred = jnp.dtype(value)
     except TypeError:
-        raise TypeError(
-            f"{where}: preferred_element_type={value!r} is not a dtype. Type e.g. jnp.float32."
-        ) from None
+        raise TypeError(f"{where}: preferred_element_type={value!r} is not a dtype. Type e.g. jnp.float32.") from None
     kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
     kind = next(kind for kind in kinds if jnp.issubdtype(dtype, kind))
     if not jnp.issubdtype(preferred, kind) or preferred.itemsize < jnp.dtype(dtype).itemsize:
         raise ValueError(
             f"{where}: preferred_element_type={preferred} cannot hold what {dtype} operands give: it must be of the same "
-            f"kind and at least as wide. Convert the result instead: {where}(...).astype({preferred})."
+            f"kind and at least as wide. Leave it out, and type .astype(jnp.{preferred}) after the result."
         )
     if jax.dtypes.canonicalize_dtype(preferred) != preferred:
         raise ValueError(

@@ -25,6 +25,16 @@ def met_by(padded: Array, starts: Sequence[int], counts: Sequence[int], steps: S
     return lax.slice(padded, (0, *starts, 0), (padded.shape[0], *limits, padded.shape[-1]), (1, *steps, 1))
 
 
+def split_axis(a: Array, axis: int, parts: int) -> Array:
+    """`(..., parts * n, ...)` to `(..., parts, n, ...)`."""
+    return a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
+
+
+def merge_axes(a: Array, axis: int) -> Array:
+    """`(..., m, n, ...)` to `(..., m * n, ...)`, the inverse of `split_axis`."""
+    return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2 :])
+
+
 # --- groups: of features or of the batch, the same from here on -------------------------------------------------------
 
 
@@ -46,17 +56,37 @@ def groups_last(out: Array) -> Array:
 
 
 def grouped(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[Array, Array]:
-    """Operands as `(batch, *space, groups, features)` and `(*k, features, groups, outputs)`."""
-    if spec.batch_groups > 1:
-        lhs = jnp.moveaxis(lhs.reshape(spec.batch_groups, -1, *lhs.shape[1:]), 0, -2)
-    else:
-        lhs = lhs.reshape(*lhs.shape[:-1], spec.feature_groups, -1)
-    return lhs, rhs.reshape(*rhs.shape[:-1], spec.groups, -1)
+    """Operands as `(batch, *space, groups, features)` and `(*k, features, groups, outputs)`.
+
+    A kernel gradient comes with batch and features exchanged in both operands. Exchanging them back before anything
+    else is reshaped lets XLA cancel the two transpositions; after a reshape it copies both operands twice.
+    """
+    if spec.batch_groups == 1 and math.prod(rhs.shape[:-2]) <= math.prod(spec.out_space(lhs.shape, rhs.shape)):
+        lhs, rhs = (split_axis(a, a.ndim - 1, spec.feature_groups) for a in (lhs, rhs))
+        return lhs, rhs
+    lhs, rhs = (split_axis(a, a.ndim - 1, spec.groups) for a in exchanged(spec, lhs, rhs))
+    return jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs, 0, -3)
+
+
+def exchanged(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[Array, Array]:
+    """`(features, *space, groups * batch)` and `(features, *k, groups * outputs)`.
+
+    Of a kernel gradient these are the input and the cotangent as the convolution had them.
+    """
+    lhs, rhs = jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs, -2, 0)
+    if spec.feature_groups > 1:  # the convolution had batch groups
+        lhs = merge_axes(jnp.moveaxis(split_axis(lhs, 0, spec.feature_groups), 0, -2), lhs.ndim - 1)
+    return lhs, rhs
 
 
 def group_sizes(spec: ConvSpec, lhs_shape: Shape, rhs_shape: Shape) -> Shape:
     """Batch, features and outputs of one group."""
     return lhs_shape[0] // spec.batch_groups, rhs_shape[-2], rhs_shape[-1] // spec.groups
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`, itself at least 1."""
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
 
 
 # --- blocks of indices, for programs that loop where they cannot unroll -----------------------------------------------

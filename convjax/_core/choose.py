@@ -1,7 +1,9 @@
 """Which algorithm serves a problem: a documented decision list, read from the top, that can be asked for its reasons.
 
-Order of authority: the caller's `algorithm=`, then the first rule of the list that applies and whose algorithm can
-serve, then `xla`. Rules hold for one platform each; what no measurement backs on a platform stays with `xla` there.
+Order of authority: the caller's `algorithm=`, then the first rule of `RULES` that applies and whose algorithm can
+serve, then `xla`. A rule names the platforms it was measured on; what no measurement backs stays with `xla` there. All
+rules keep the error class of direct summation, but for those on `fft` and `overlap_add`, whose error is relative to the
+largest output: they do not apply at `precision="highest"`.
 """
 
 from __future__ import annotations
@@ -12,31 +14,148 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax import lax
 
 from convjax._core.algorithms import ALGORITHMS
+from convjax._core.arrange import group_sizes
 from convjax._core.spec import ConvSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """If `when(problem)` on `platforms`, take `algorithm`, because of `why`."""
+class Geometry:
+    """What the rules ask about a problem."""
 
-    algorithm: str
-    platforms: tuple[str, ...]
-    when: Callable[[ConvSpec, Any, Any], bool]
-    why: str
+    spec: ConvSpec
+    kernel: tuple[int, ...]  # taps along each spatial axis
+    out: tuple[int, ...]  # outputs along each spatial axis
+    batch: int  # of one group, as are the next two
+    features: int
+    outputs: int
 
+    @classmethod
+    def of(cls, spec: ConvSpec, lhs: Any, rhs: Any) -> Geometry:
+        sizes = group_sizes(spec, lhs.shape, rhs.shape)
+        return cls(spec, tuple(rhs.shape[:-2]), spec.out_space(lhs.shape, rhs.shape), *sizes)
 
-RULES: tuple[Rule, ...] = ()
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.out)
+
+    @property
+    def is_kernel_gradient(self) -> bool:
+        """A kernel about as large as the input and few outputs: so look gradients in a kernel."""
+        return self.taps > self.positions
+
+    @property
+    def short_sides(self) -> tuple[int, ...]:
+        """Taps of the kernel, of a gradient's kernel too."""
+        return self.out if self.is_kernel_gradient else self.kernel
+
+    @property
+    def width(self) -> int:
+        """The narrower side of the matrix products that this is made of, beside the long one over positions."""
+        return min(self.batch if self.is_kernel_gradient else self.features, self.outputs)
+
+    @property
+    def is_dense(self) -> bool:
+        return self.spec.groups == 1
+
+    @property
+    def is_plain(self) -> bool:
+        """No stride and no dilation."""
+        return all(step == 1 for step in (*self.spec.strides, *self.spec.lhs_dilation, *self.spec.rhs_dilation))
+
+    @property
+    def may_mix(self) -> bool:
+        """Whether an error relative to the largest output, instead of each one, is allowed."""
+        return lax.Precision.HIGHEST not in (self.spec.precision or ())
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """One candidate: `refusal` is why it cannot serve (None where it can), `chosen_because` why it was taken."""
+class Rule:
+    """If `when(geometry)` on one of `platforms`, take `algorithm`, because of `why`."""
 
     algorithm: str
-    refusal: str | None
-    chosen_because: str | None = None
+    platforms: tuple[str, ...]
+    when: Callable[[Geometry], bool]
+    why: str
+
+
+CPU = ("cpu",)
+
+# Constants measured with `python -m benchmarks.run --algorithm NAME`, on 2 cores with AVX-512, float32, jax 0.10.1.
+NARROW = 4  # features a group up to which shifted products beat matrix products
+LONG = 128  # taps from which transforms beat shifted products
+WIDE = 32  # features from which Winograd's products are wide enough
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "gemm",
+        CPU,
+        lambda g: g.taps == 1 and g.is_dense and all(d == 1 for d in g.spec.lhs_dilation),
+        "one tap: the input is the matrix of a plain product",
+    ),
+    Rule(
+        "windows",
+        CPU,
+        lambda g: g.is_kernel_gradient and g.positions == 1 and g.is_dense,
+        "one output position: a plain product over the whole window",
+    ),
+    Rule(
+        "subpixel",
+        CPU,
+        lambda g: max(g.spec.lhs_dilation, default=1) > 1,
+        "a dilated input: skip the products with inserted zeros",
+    ),
+    Rule(
+        "fft",
+        CPU,
+        lambda g: g.may_mix and g.is_kernel_gradient and g.batch <= NARROW and g.positions >= LONG,
+        "narrow groups and many outputs under a long kernel: spectra",
+    ),
+    Rule(
+        "offsets",
+        CPU,
+        lambda g: g.is_kernel_gradient and g.spec.groups > 1 and g.batch <= NARROW,
+        "narrow groups: sums over rows, for all kernel offsets at once, beat many tiny matrix products",
+    ),
+    Rule(
+        "fft",
+        CPU,
+        lambda g: g.may_mix and not g.is_kernel_gradient and g.features <= NARROW and g.taps >= LONG,
+        "narrow groups and a large kernel: spectra",
+    ),
+    Rule(
+        "taps",
+        CPU,
+        lambda g: not g.is_kernel_gradient and g.spec.groups > 1 and g.features <= NARROW,
+        "narrow groups: fused sums of shifted inputs beat many tiny matrix products",
+    ),
+    Rule("pack_groups", CPU, lambda g: g.spec.groups > 1, "narrow groups: fewer, wider matrix products"),
+    Rule("split_groups", CPU, lambda g: g.spec.groups > 1, "XLA copies for each group: let each be a problem of its own"),
+    Rule(
+        "winograd_f2",
+        CPU,
+        lambda g: g.may_mix and g.is_plain and g.spec.ndim == 2 and g.short_sides == (3, 3) and g.width >= WIDE,
+        "3x3: fewer products, at the accuracy of direct summation",
+    ),
+    Rule(
+        "slices",
+        CPU,
+        lambda g: g.spec.ndim >= 3,
+        "XLA has no fast path for three spatial axes: sum over convolutions in two",
+    ),
+    Rule(
+        "feature_blocks",
+        CPU,
+        lambda g: g.is_kernel_gradient,
+        "a gradient in a kernel over a large batch: its patches stay in cache image by image",
+    ),
+)
 
 
 def choose(spec: ConvSpec, lhs: Any, rhs: Any, platform: str, *, partitioned: bool = False) -> str:
@@ -63,13 +182,17 @@ def decide(spec: ConvSpec, lhs: Any, rhs: Any, platform: str, *, partitioned: bo
                 "convjax.explain(...) lists what serves."
             )
     if partitioned:
-        return "xla", "the compiler partitions this program over devices, and knows how to partition its own convolution"
+        return (
+            "xla",
+            "the compiler partitions this program over devices, and knows how to partition its own convolution",
+        )
     if not _static(lhs.shape, rhs.shape, spec):
         return "xla", "sizes are symbolic"
     if not math.prod(spec.out_shape(lhs.shape, rhs.shape)) or not math.prod(lhs.shape) or not math.prod(rhs.shape):
         return "xla", "empty operands"
+    geometry = Geometry.of(spec, lhs, rhs)
     for rule in RULES:
-        if platform in rule.platforms and rule.when(spec, lhs, rhs):
+        if platform in rule.platforms and rule.when(geometry):
             if ALGORITHMS[rule.algorithm].supports(spec, lhs, rhs, platform) is None:
                 return rule.algorithm, rule.why
     return "xla", "no rule of the decision list applies"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from convjax._core.arguments import choice
+from convjax._core.arguments import array, choice
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -39,7 +39,7 @@ def read_addends(
 ) -> tuple[Array | None, Array | None]:
     """Bias and residual, checked against the output and shaped to be added to it; channels are on `axis`."""
     if bias is not None:
-        bias = jnp.asarray(bias)
+        bias = array(where, "bias", bias)
         if bias.shape != (shape[axis],):
             raise ValueError(
                 f"{where}: bias has shape {bias.shape}, but the output {shape} has {shape[axis]} channels. "
@@ -47,7 +47,7 @@ def read_addends(
             )
         bias = _of_dtype(where, "bias", bias, dtype).reshape([-1 if i == axis else 1 for i in range(len(shape))])
     if residual is not None:
-        residual = jnp.asarray(residual)
+        residual = array(where, "residual", residual)
         if residual.shape != shape:
             raise ValueError(
                 f"{where}: residual has shape {residual.shape}, but the output has {shape}. Type one of equal shape."
@@ -56,12 +56,12 @@ def read_addends(
     return bias, residual
 
 
-def _of_dtype(where: str, name: str, array: Array, dtype: Any) -> Array:
-    if jnp.promote_types(array.dtype, dtype) != dtype:
+def _of_dtype(where: str, name: str, addend: Array, dtype: Any) -> Array:
+    if jnp.promote_types(addend.dtype, dtype) != dtype:
         raise TypeError(
-            f"{where}: {name} is {array.dtype}, which the output's {dtype} cannot hold. Type {name}.astype({dtype})."
+            f"{where}: {name} is {addend.dtype}, which the output's {dtype} cannot hold. Type {name}.astype(jnp.{dtype})."
         )
-    return array.astype(dtype)
+    return addend.astype(dtype)
 
 
 def apply(y: Array, bias: Array | None, residual: Array | None, activation: Callable | None) -> Array:

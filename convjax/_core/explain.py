@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from convjax._core import arguments
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.choose import decide, why_not
+from convjax._core.compat import PLATFORMS
 from convjax._core.primitive import conv_p, convolve
 from convjax._core.spec import ConvSpec
 
@@ -92,7 +93,7 @@ def explain(
       w_shape: shape of `w`.
       function: which convolution, `convjax.conv` by default; any function of `(x, w, **options)`.
       dtype: dtype of both operands.
-      platform: "cpu", "cuda", "rocm" or "tpu"; that of JAX's default device if None.
+      platform: "cpu", "cuda" (or "gpu"), "rocm" or "tpu"; that of JAX's default device if None.
       options: the other arguments of `function`: stride, padding, groups, algorithm, ...
 
     Returns:
@@ -112,7 +113,11 @@ def explain(
     from convjax.functional import conv
 
     function = function or conv
-    platform = platform or {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    if platform is None:
+        platform = jax.default_backend()
+    else:
+        platform = arguments.choice("explain", "platform", platform, (*PLATFORMS, "gpu"))
+    platform = "cuda" if platform == "gpu" else platform
     x, w = (jax.ShapeDtypeStruct(tuple(shape), dtype) for shape in (x_shape, w_shape))
 
     def forward(x: Any, w: Any) -> Any:
@@ -120,7 +125,9 @@ def explain(
 
     found = list(_convolutions(jax.make_jaxpr(forward)(x, w).jaxpr))
     if len(found) != 1:
-        raise ValueError(f"explain: function holds {len(found)} convolutions for these arguments; explain one at a time.")
+        raise ValueError(
+            f"explain: function holds {len(found)} convolutions for these arguments; explain one at a time."
+        )
     ((lhs, rhs, spec),) = found
     out = jax.eval_shape(partial(convolve, spec=spec), lhs, rhs)
     in_lhs = jax.make_jaxpr(lambda ct, rhs: jax.linear_transpose(lambda lhs: convolve(lhs, rhs, spec), lhs)(ct))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ def parse(where: str, layout: Any, x_shape: Sequence[int], w_shape: Sequence[int
             order = "(*batch, *space, C)" if layout == "channels_last" else "(*batch, C, *space)"
             raise ValueError(
                 f"{where}: x of shape {tuple(x_shape)} has {rank} axes, but w of shape {tuple(w_shape)} has {ndim} "
-                f"spatial axes, so that x {order} needs at least {ndim + 1}. Reshape x, or drop kernel axes of size 1."
+                f"spatial axes, so that x {order} needs at least {ndim + 1}. Type x[..., None] if x lacks its channels, or a "
+                f"kernel of {rank - 1} spatial axes."
             )
         batch_ndim = rank - ndim - 1
         if layout == "channels_last":
@@ -75,7 +77,7 @@ def parse(where: str, layout: Any, x_shape: Sequence[int], w_shape: Sequence[int
     names = _names(where, layout, ndim)
     if rank != ndim + 2:
         raise ValueError(
-            f"{where}: layout {layout!r} names {ndim + 2} axes, but x of shape {tuple(x_shape)} has {rank}. Add a batch "
+            f"{where}: layout={layout!r} names {ndim + 2} axes, but x of shape {tuple(x_shape)} has {rank}. Add a batch "
             "axis with x[None], or type layout='channels_last' or 'channels_first', which take any number of them."
         )
     return Layout(*names, batch_ndim=1)
@@ -94,6 +96,11 @@ def _names(where: str, layout: Any, ndim: int) -> tuple[tuple[int, ...], tuple[i
         return orders
     if isinstance(layout, str):
         space = "".join(letter for letter in layout if letter not in "NC")
+        if sorted(layout) != sorted({*"NC", *space}) or len(space) != ndim:
+            raise ValueError(
+                f"{where}: layout={layout!r} must hold N, C and, for this kernel, {ndim} spatial letters, each once. "
+                f"{expected}{_did_you_mean(layout, ndim)}"
+            )
         layout = (layout, f"{space}IO", layout)
     if not (isinstance(layout, Sequence) and len(layout) == 3 and all(isinstance(part, str) for part in layout)):
         raise ValueError(f"{where}: layout={layout!r} is not known. {expected}")
@@ -107,3 +114,13 @@ def _names(where: str, layout: Any, ndim: int) -> tuple[tuple[int, ...], tuple[i
             )
     index = lambda part, letters: tuple(part.index(letter) for letter in letters)
     return index(lhs, ["N", *space, "C"]), index(rhs, [*space, "I", "O"]), index(out, ["N", *space, "C"])
+
+
+def _did_you_mean(layout: str, ndim: int) -> str:
+    names = ["channels_last", "channels_first"]
+    if ndim <= len("DHW"):
+        space = "DHW"[len("DHW") - ndim :]
+        names += [f"N{space}C", f"NC{space}"]
+    near = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(layout.lower(), near, n=1)
+    return f" Did you mean {near[found[0]]!r}?" if found else ""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Number
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from convjax._core import arguments
 from convjax._core.arguments import choice, integer
 
 Pairs = tuple[tuple[int, int], ...]
@@ -73,7 +76,8 @@ def modes(where: str, padding_mode: Any, ndim: int) -> tuple[str | float, ...]:
         )
     result = []
     for mode in given:
-        if isinstance(mode, int | float | complex) and not isinstance(mode, bool):
+        arguments.static(where, "padding_mode", mode)
+        if isinstance(mode, Number) and not isinstance(mode, bool):
             result.append(mode if mode != 0 else "zeros")
         else:
             result.append(choice(where, "padding_mode", mode, tuple(MODES)))
@@ -92,9 +96,24 @@ def pad_by_mode(where: str, x: Array, padding: Pairs, modes: Sequence[str | floa
             if mode in MODES:
                 x = jnp.pad(x, widths, mode=MODES[mode])
             else:
-                x = jnp.pad(x, widths, constant_values=jnp.asarray(mode, x.dtype))
+                x = jnp.pad(x, widths, constant_values=_constant(where, mode, x.dtype))
         x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
     return x
+
+
+def _constant(where: str, value: Any, dtype: Any) -> Array:
+    """`value` in the dtype of the input, which must hold it."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        limits = jnp.iinfo(dtype)
+        held = not np.iscomplexobj(value) and value == value // 1 and limits.min <= value <= limits.max
+    else:
+        held = not np.iscomplexobj(value) or jnp.issubdtype(dtype, jnp.complexfloating)
+    if not held:
+        raise ValueError(
+            f"{where}: padding_mode={value!r} cannot be written into x, which is {dtype}. "
+            f"Type a constant that {dtype} holds, or convert x and w."
+        )
+    return jnp.asarray(value, dtype)
 
 
 def _check_room(where: str, mode: str, size: int, width: int, axis: int) -> None:

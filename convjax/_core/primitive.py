@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from convjax._core import compat
+from convjax._core.arrange import merge_axes, split_axis
 from convjax._core.bridge import inverse, lax_params, orders, transpose
 from convjax._core.spec import ConvSpec
 
@@ -47,16 +48,6 @@ conv_p.def_impl(lambda lhs, rhs, *, spec: _eager(lhs, rhs, spec))
 
 
 # --- differentiation --------------------------------------------------------------------------------------------------
-
-
-def split_axis(a: Array, axis: int, parts: int) -> Array:
-    """`(..., parts * n, ...)` to `(..., parts, n, ...)`."""
-    return a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
-
-
-def merge_axes(a: Array, axis: int) -> Array:
-    """`(..., m, n, ...)` to `(..., m * n, ...)`, the inverse of `split_axis`."""
-    return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2 :])
 
 
 def move_into(a: Array, source: int, axis: int, groups: int = 1) -> Array:
@@ -102,7 +93,7 @@ ad.defbilinear(conv_p, _lhs_grad, _rhs_grad)
 
 
 def _batch(args: tuple[Array, Array], axes: tuple[int | None, int | None], *, spec: ConvSpec) -> tuple[Array, int]:
-    """lhs only: into the batch. rhs only: into the output features. Both: one more factor of groups."""
+    """Lhs only: into the batch. rhs only: into the output features. Both: one more factor of groups."""
     lhs, rhs = args
     lhs_axis, rhs_axis = axes
     features = spec.ndim + 1

@@ -16,6 +16,7 @@ from jax import Array
 
 from convjax._core.algorithms import (
     batch_to_feature,
+    feature_blocks,
     fft,
     gemm,
     indirect,
@@ -29,9 +30,9 @@ from convjax._core.algorithms import (
     subpixel,
     taps,
     windows,
-    winograd,
     xla,
 )
+from convjax._core.algorithms.winograd import Winograd
 from convjax._core.spec import ConvSpec
 
 
@@ -49,7 +50,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "taps": taps,
     "gemm": gemm,
     "indirect": indirect,
-    "winograd": winograd,
+    "winograd": Winograd(outputs=4),
+    "winograd_f2": Winograd(outputs=2),  # as accurate as direct summation
     "fft": fft,
     "overlap_add": overlap_add,
     # plain, for the shape of a kernel gradient: a kernel as large as the input, few outputs
@@ -62,6 +64,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "slices": slices,
     "pack_groups": pack_groups,
     "split_groups": split_groups,
+    "feature_blocks": feature_blocks,
     "batch_to_feature": batch_to_feature,
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from convjax._core.arrange import grouped, pad_space
 from convjax._core.dtypes import accumulator, output_dtype

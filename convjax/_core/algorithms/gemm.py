@@ -42,9 +42,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if spec.groups == 1:
         product = one_group(spec, out, padded, rhs)
     else:
-        product = groups_last(
-            jax.vmap(lambda x, w: one_group(spec, out, x, w))(*groups_first(spec, padded, rhs))
-        )
+        product = groups_last(jax.vmap(lambda x, w: one_group(spec, out, x, w))(*groups_first(spec, padded, rhs)))
     return product.astype(output_dtype(spec, lhs.dtype))
 
 
@@ -65,7 +63,9 @@ def by_blocks(spec: ConvSpec, out: tuple[int, ...], rows: int, padded: Array, rh
     stride, window = spec.strides[0], dilate(rhs.shape[0], spec.rhs_dilation[0])
     met = (rows - 1) * stride + window  # input rows that a block meets
     missing = (blocks * rows - 1) * stride + window - padded.shape[1]
-    padded = lax.pad(padded, jnp.zeros((), padded.dtype), [(0, 0, 0), (0, max(0, missing), 0)] + [(0, 0, 0)] * spec.ndim)
+    padded = lax.pad(
+        padded, jnp.zeros((), padded.dtype), [(0, 0, 0), (0, max(0, missing), 0)] + [(0, 0, 0)] * spec.ndim
+    )
 
     def block(index: Array) -> Array:
         image, first = index // blocks, index % blocks * (rows * stride)

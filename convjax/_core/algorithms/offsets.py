@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from convjax._core.arrange import block_counts, block_shape, group_sizes, grouped, pad_space, unravel
+from convjax._core.arrange import block_counts, block_shape, exchanged, group_sizes, pad_space, split_axis, unravel
 from convjax._core.dtypes import accumulator, output_dtype
 from convjax._core.spec import ConvSpec
 
 MAX_CHANNELS_PER_GROUP = 8  # of the convolution whose gradient this is: the batch of this problem
 UNROLLED_OFFSETS = 64  # reductions in the body of the loop; more are scanned, each pass reading the operands anew
 BLOCK_ELEMENTS = 2**17  # of the cotangent, 512 kB: with the input and the sums within L2
-MIN_ROWS = 16  # the sums, offsets x one row, are read and written once in so many rows
+MIN_ROWS = 8  # the sums, offsets x one row, are read and written once in so many rows
 MIN_LANES = 128  # elements that stay apart in the sum, for vector instructions
 
 
@@ -42,11 +42,11 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     dtype = accumulator(spec, lhs.dtype)
     out_shape, result = spec.out_shape(lhs.shape, rhs.shape), output_dtype(spec, lhs.dtype)
     offsets = out_shape[1:-1]
-    lhs, rhs = grouped(spec, lhs, rhs)
-    lhs = jnp.moveaxis(lhs, (-1, 0), (0, -1))  # (I, *space, G, N): the input as the convolution had it
-    rhs = jnp.moveaxis(rhs, -3, 0)  # (I, *k, G, J): the cotangent
+    shapes = lhs.shape, rhs.shape
+    lhs, rhs = exchanged(spec, lhs, rhs)  # split into groups only in the loop: XLA copies operands with axes of size 1
 
-    block = block_shape(offsets, max(1, UNROLLED_OFFSETS // max(1, lhs.shape[-1])))
+    batch, _, features = group_sizes(spec, *shapes)
+    block = block_shape(offsets, max(1, UNROLLED_OFFSETS // max(1, batch)))
     counts = block_counts(offsets, block)
     rows, lanes, row_blocks = _rows(rhs.shape)
     missing = rows * row_blocks - rhs.shape[1]
@@ -58,16 +58,18 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
             block,
             spec.strides,
             spec.rhs_dilation,
-            (rows * row_blocks, *rhs.shape[2:-2]),
-            [lo + (a - 1) * d + 1 for a, d, (lo, _) in zip(lhs.shape[1:-2], spec.lhs_dilation, spec.padding)],
+            (rows * row_blocks, *rhs.shape[2:-1]),
+            [lo + (a - 1) * d + 1 for a, d, (lo, _) in zip(lhs.shape[1:-1], spec.lhs_dilation, spec.padding)],
             strict=True,
         )
     ]
-    lhs = lax.optimization_barrier(pad_space(lhs, [(lo, hi) for (lo, _), hi in zip(spec.padding, high, strict=True)], spec.lhs_dilation))
+    lhs = lax.optimization_barrier(
+        pad_space(lhs, [(lo, hi) for (lo, _), hi in zip(spec.padding, high, strict=True)], spec.lhs_dilation)
+    )
     rhs = pad_space(rhs, ((0, missing), *((0, 0),) * (spec.ndim - 1)), ones)
     reach = [
         (b - 1) * s + (k - 1) * d + 1
-        for b, s, k, d in zip(block, spec.strides, (rows, *rhs.shape[2:-2]), spec.rhs_dilation, strict=True)
+        for b, s, k, d in zip(block, spec.strides, (rows, *rhs.shape[2:-1]), spec.rhs_dilation, strict=True)
     ]
     step_counts = (rhs.shape[0], row_blocks)
 
@@ -76,11 +78,12 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
             image, row = unravel(index, step_counts)
             start = [f * s for f, s in zip(first, spec.strides, strict=True)]
             start[0] += row * (rows * spec.rhs_dilation[0])
-            x = lax.dynamic_slice(lhs, (image, *start, 0, 0), (1, *reach, *lhs.shape[-2:]))[0]
-            ct = lax.dynamic_slice(rhs, (image, row * rows, *zero[1:], 0, 0), (1, rows, *rhs.shape[2:]))[0]
-            return total + _sums(spec, x.astype(dtype), ct.astype(dtype), block, lanes), None
+            x = lax.dynamic_slice(lhs, (image, *start, 0), (1, *reach, lhs.shape[-1]))[0]
+            ct = lax.dynamic_slice(rhs, (image, row * rows, *zero[1:], 0), (1, rows, *rhs.shape[2:]))[0]
+            x, ct = (split_axis(operand.astype(dtype), operand.ndim - 1, spec.groups) for operand in (x, ct))
+            return total + _sums(spec, x, ct, block, lanes), None
 
-        shape = (math.prod(block), lhs.shape[-1], lanes, *rhs.shape[2:])
+        shape = (math.prod(block), batch, lanes, *rhs.shape[2:-1], spec.groups, features)
         total, _ = lax.scan(step, jnp.zeros(shape, dtype), jnp.arange(math.prod(step_counts)))
         return total.sum(tuple(range(2, 2 + spec.ndim)), dtype=dtype)  # (offsets, N, G, J)
 

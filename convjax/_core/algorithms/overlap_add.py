@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from convjax._core.algorithms.fft import correlate, fast_length
 from convjax._core.arrange import grouped, pad_space
@@ -26,7 +27,9 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if not jnp.issubdtype(accumulator(spec, lhs.dtype), jnp.inexact):
         return f"{lhs.dtype} operands: integers are exact or refused, and a transform rounds"
     if all(count == 1 for _, count in _blocks(spec, lhs.shape, rhs.shape)):
-        return f"input {spec.padded_space(lhs.shape)} too short beside kernel {spec.window(rhs.shape)} to cut into blocks"
+        return (
+            f"input {spec.padded_space(lhs.shape)} too short beside kernel {spec.window(rhs.shape)} to cut into blocks"
+        )
     return None
 
 

@@ -42,9 +42,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     missing = [(0, block * stride - taps) for block, stride, taps in zip(blocks, spec.strides, rhs.shape, strict=False)]
     whole = jnp.pad(rhs, [*missing, (0, 0), (0, 0)])
     deep = spec.auto(strides=(1,) * n, padding=((0, 0),) * n)
-    return convolve(
-        to_depth(padded, 1, spec.strides, spec.feature_groups), to_depth(whole, 0, spec.strides, 1), deep
-    )
+    return convolve(to_depth(padded, 1, spec.strides, spec.feature_groups), to_depth(whole, 0, spec.strides, 1), deep)
 
 
 def to_depth(x: Array, first: int, strides: tuple[int, ...], groups: int) -> Array:

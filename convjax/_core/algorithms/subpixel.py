@@ -83,12 +83,14 @@ def axis_phase(spec: ConvSpec, axis: int, offset: int, size: int, taps: int, len
 
 
 def convolve_phase(
-    spec: ConvSpec, axes: list[Phase | None], lengths: tuple[int, ...], lhs: Array, rhs: Array, 
+    spec: ConvSpec,
+    axes: list[Phase | None],
+    lengths: tuple[int, ...],
+    lhs: Array,
+    rhs: Array,
 ) -> Array:
     if None in axes:
-        return jnp.zeros(
-            (lhs.shape[0] // spec.batch_groups, *lengths, rhs.shape[-1]), output_dtype(spec, lhs.dtype)
-        )
+        return jnp.zeros((lhs.shape[0] // spec.batch_groups, *lengths, rhs.shape[-1]), output_dtype(spec, lhs.dtype))
     phase_spec = spec.auto(
         strides=tuple(axis.stride for axis in axes),
         padding=tuple(axis.padding for axis in axes),

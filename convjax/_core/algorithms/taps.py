@@ -20,8 +20,9 @@ from convjax._core.spec import ConvSpec
 
 # Beyond 8 a product per group has enough to multiply: 3x3 256 @28 N8, see report.
 MAX_CHANNELS_PER_GROUP = 8
-# Products in one fusion; more are scanned. 49 (7x7) compile in 0.2 s, time grows linearly.
+# Products in one fusion: 49 (7x7) take 4.2 ms at once and 5.8 ms in blocks of 32; 72 (3x3, 8 channels) 7.1 and 5.5.
 UNROLLED_PRODUCTS = 64
+SCANNED_PRODUCTS = 32  # in the body of the scan that serves more: 31x31 6.4 ms, 12.5 ms with 64
 # 1-D: a padded copy costs more than padding every tap anew in the fusion (k=4 512 L2048 N4: 4.4 against 1.8 ms);
 # in 2-D the same is 3 to 8 times slower than the copy.
 LAZILY_PADDED_TAPS = 8
@@ -41,7 +42,9 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     space, kernel = out_shape[1:-1], rhs.shape[:-2]
     window, padded_space = spec.window(rhs.shape), spec.padded_space(lhs.shape)
     lhs, rhs = grouped(spec, lhs, rhs)
-    block = block_shape(kernel, max(1, UNROLLED_PRODUCTS // max(1, lhs.shape[-1])))
+    channels = max(1, lhs.shape[-1])
+    few = channels * math.prod(kernel) <= UNROLLED_PRODUCTS
+    block = block_shape(kernel, max(1, (UNROLLED_PRODUCTS if few else SCANNED_PRODUCTS) // channels))
     counts = block_counts(kernel, block)
 
     low = [lo for lo, _ in spec.padding]

@@ -55,6 +55,3 @@ def one_group(spec: ConvSpec, out: tuple[int, ...], lhs: Array, rhs: Array) -> A
         window = met_by(natural, starts, rhs.shape[:n], spec.rhs_dilation).reshape(len(matrix), -1)
         products.append(jnp.dot(window.T, matrix, precision=spec.precision, preferred_element_type=dtype))
     return jnp.moveaxis(jnp.stack(products).reshape(*out, *products[0].shape), n, 0)
-
-
-
