@@ -52,7 +52,7 @@ def jax_peer(conv: Callable, mode: str, operands: Sequence[np.ndarray]) -> Peer:
 
 
 def torch_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray]) -> Peer:
-    """oneDNN through PyTorch, channels-last where it has that layout, all threads."""
+    """OneDNN through PyTorch, channels-last where it has that layout, all threads."""
     import torch
 
     case, spec = layer.case, layer.case.spec
@@ -95,7 +95,11 @@ def torch_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray]) -> Peer:
 def peers(layer: Layer, mode: str, names: Sequence[str], algorithm: str) -> dict[str, Peer]:
     case = layer.case
     operands = (*case.operands(), case.cotangent())
-    spec = case.spec if algorithm == "auto" else case.spec.replace(algorithms=(algorithm, f"{algorithm}?", f"{algorithm}?"))
+    spec = (
+        case.spec
+        if algorithm == "auto"
+        else case.spec.replace(algorithms=(algorithm, f"{algorithm}?", f"{algorithm}?"))
+    )
     made: dict[str, Peer] = {"convjax": jax_peer(lambda x, w: convolve(x, w, spec), mode, operands)}
     if "lax" in names:
         made["lax"] = jax_peer(lambda x, w: lax.conv_general_dilated(x, w, **lax_params(case.spec)), mode, operands)
@@ -150,9 +154,11 @@ def markdown(records: Sequence[dict], names: Sequence[str]) -> str:
         cells = []
         for mode in MODES:
             ms = modes.get(mode, {}).get("ms")
-            cells += ["", *("" for _ in names)] if ms is None else [
-                f"{ms['convjax']:.3g}", *(f"{ms[p] / ms['convjax']:.3g}" for p in names)
-            ]
+            cells += (
+                ["", *("" for _ in names)]
+                if ms is None
+                else [f"{ms['convjax']:.3g}", *(f"{ms[p] / ms['convjax']:.3g}" for p in names)]
+            )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for p in names:
         for mode in MODES:
@@ -170,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", default="lax", help="comma-separated: lax, torch")
     parser.add_argument("--algorithm", default="auto", help="one algorithm instead of the chooser's")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each peer at most")
-    parser.add_argument("--patience", type=float, default=6.0, help="seconds for one peer of one layer, at least one call")
+    parser.add_argument(
+        "--patience", type=float, default=6.0, help="seconds for one peer of one layer, at least one call"
+    )
     parser.add_argument("--json", type=Path, help="write every number here")
     args = parser.parse_args(argv)
     names = [n for n in args.peers.split(",") if n]
@@ -188,8 +196,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             tqdm.write(f"{layer.name}, {mode}: {type(error).__name__}: {error}")
             continue
         r = records[-1]
-        tqdm.write(f"{layer.name:40} {mode:8} {'  '.join(f'{n} {t:.3g} ms' for n, t in r['ms'].items())}  error {r['error']:.1e}")
-    print(f"\n{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}, convjax {convjax.__version__}\n")
+        tqdm.write(
+            f"{layer.name:40} {mode:8} {'  '.join(f'{n} {t:.3g} ms' for n, t in r['ms'].items())}  error {r['error']:.1e}"
+        )
+    print(
+        f"\n{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}, convjax {convjax.__version__}\n"
+    )
     print(markdown(records, names))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -330,7 +330,7 @@ def random_case(rng: np.random.Generator, name: str = "random") -> Case:
     Plain values are frequent, so that the algorithms that want them get their share. One in fifty has an empty output.
     """
     n = int(rng.choice(5, p=(0.04, 0.32, 0.4, 0.16, 0.08)))
-    size, taps = ((1, 1), (40, 9), (12, 5), (7, 3), (4, 2))[n]
+    size, taps = ((1, 1), (24, 7), (7, 4), (4, 3), (3, 2))[n]
     plain = lambda high: 1 if rng.random() < 0.6 else int(rng.integers(1, high + 1))  # noqa: E731
     uniform = rng.random() < 0.4  # the same on every axis
     axes: list[tuple[Any, ...]] = []
