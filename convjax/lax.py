@@ -184,7 +184,9 @@ def _serve(where: str, call: Callable[[Array, Array], Array], lhs: Array, rhs: A
         if equation.primitive is compat.LAX_CONV and params["out_sharding"] is None:
             spec = spec_from_lax(params, algorithms)
             if any(stride < 1 for stride in spec.strides):
-                raise ValueError(f"{where}: window_strides={spec.strides} must be at least 1. Type 1 or more for each axis.")
+                raise ValueError(
+                    f"{where}: window_strides={spec.strides} must be at least 1. Type 1 or more for each axis."
+                )
             outputs = [convolve_ordered(*inputs, params["dimension_numbers"], spec)]
         else:
             outputs = compat.evaluate(equation, inputs)

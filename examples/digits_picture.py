@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ def normal(*shape):
     return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
 
 
-# --- code as others write it: (function of all that is differentiated, its arguments) ------------------------------------
+# --- code as others write it: (function of all that is differentiated, its arguments) ---------------------------------
 
 
 def nnx_layer(channels, *args, batch=(2, 9, 8), **options):
@@ -52,7 +52,9 @@ NHWC, NCHW = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
 CODE = {
     "nnx dense": partial(nnx_layer, 3, 5, (3, 3)),
     "nnx depthwise": partial(nnx_layer, 6, 6, (3, 3), feature_group_count=6),
-    "nnx strided, grouped, dilated": partial(nnx_layer, 4, 8, (3, 2), strides=2, feature_group_count=2, kernel_dilation=(1, 2)),
+    "nnx strided, grouped, dilated": partial(
+        nnx_layer, 4, 8, (3, 2), strides=2, feature_group_count=2, kernel_dilation=(1, 2)
+    ),
     "nnx circular": partial(nnx_layer, 3, 4, (4, 3), padding="CIRCULAR"),
     "nnx causal": partial(nnx_layer, 4, 4, (3,), padding="CAUSAL", feature_group_count=4, batch=(2, 13)),
     "nnx 1x1": partial(nnx_layer, 6, 8, (1, 1)),
@@ -62,20 +64,22 @@ CODE = {
     "lax NHWC": partial(raw, (2, 9, 8, 3), (3, 3, 3, 4), (1, 1), "SAME", dimension_numbers=NHWC),
     "lax NCHW": partial(raw, (2, 3, 9, 8), (4, 3, 3, 3), (2, 1), "VALID", dimension_numbers=NCHW),
     "lax default order": partial(raw, (2, 3, 9, 8), (4, 3, 3, 3), (1, 1), ((1, 0), (-1, 2))),
-    "lax mixed orders": partial(raw, (8, 9, 2, 3), (4, 3, 3, 2), (1, 2), "SAME", dimension_numbers=("WHNC", "OIHW", "CNHW")),
+    "lax mixed orders": partial(
+        raw, (8, 9, 2, 3), (4, 3, 3, 2), (1, 2), "SAME", dimension_numbers=("WHNC", "OIHW", "CNHW")
+    ),
     "lax grouped": partial(raw, (2, 6, 9, 8), (8, 3, 3, 3), (1, 1), "SAME", feature_group_count=2),
     "lax depthwise": partial(raw, (2, 6, 9, 8), (6, 1, 3, 3), (1, 1), "SAME", feature_group_count=6),
-    "lax depthwise 7x7": partial(raw, 
-        (1, 12, 11, 8), (7, 7, 1, 8), (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=8
+    "lax depthwise 7x7": partial(
+        raw, (1, 12, 11, 8), (7, 7, 1, 8), (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=8
     ),
     "lax depthwise strided": partial(raw, (2, 6, 9, 8), (12, 1, 3, 3), (2, 2), "SAME", feature_group_count=6),
     "lax batch groups": partial(raw, (4, 3, 9, 8), (6, 3, 3, 3), (1, 1), "SAME", batch_group_count=2),
     "lax dilated": partial(raw, (2, 3, 9, 8), (4, 3, 3, 3), (1, 1), "SAME", rhs_dilation=(2, 3)),
-    "lax transposed": partial(raw, 
-        (2, 4, 5, 4), (4, 4, 4, 3), (1, 1), ((2, 2),) * 2, lhs_dilation=(2, 2), dimension_numbers=NHWC
+    "lax transposed": partial(
+        raw, (2, 4, 5, 4), (4, 4, 4, 3), (1, 1), ((2, 2),) * 2, lhs_dilation=(2, 2), dimension_numbers=NHWC
     ),
-    "lax causal depthwise": partial(raw, 
-        (2, 19, 6), (4, 1, 6), (1,), ((3, 0),), dimension_numbers=("NHC", "HIO", "NHC"), feature_group_count=6
+    "lax causal depthwise": partial(
+        raw, (2, 19, 6), (4, 1, 6), (1,), ((3, 0),), dimension_numbers=("NHC", "HIO", "NHC"), feature_group_count=6
     ),
     "lax 1x1": partial(raw, (2, 7, 6, 8), (1, 1, 8, 4), (1, 1), "VALID", dimension_numbers=NHWC),
     "lax 3-D": partial(raw, (1, 2, 5, 4, 3), (3, 2, 3, 2, 2), (1, 1, 1), "SAME"),
@@ -104,20 +108,12 @@ def value_and_gradients(function, arguments):
     return jax.tree.map(np.asarray, run(*arguments))
 
 
-@pytest.fixture(scope="module")
-def stock():
-    return {name: value_and_gradients(*code(name)) for name in CODE}
-
-
-@pytest.fixture(scope="module")
-def accelerated(stock):  # after `stock`, so that the caches are cleared but twice
-    with convjax.accelerate():
-        return {name: value_and_gradients(*code(name)) for name in CODE}
-
-
 @pytest.mark.parametrize("name", CODE)
-def test_same_values_and_gradients(name, stock, accelerated):
-    for expected, actual in zip(*map(jax.tree.leaves, (stock[name], accelerated[name])), strict=True):
+def test_same_values_and_gradients(name):
+    stock = value_and_gradients(*code(name))
+    with convjax.accelerate():
+        accelerated = value_and_gradients(*code(name))
+    for expected, actual in zip(*map(jax.tree.leaves, (stock, accelerated)), strict=True):
         assert actual.dtype == expected.dtype
         scale = np.abs(expected).max(initial=1)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * scale)
@@ -136,7 +132,7 @@ def test_without_jit_as_well():
 @pytest.mark.parametrize("name", ["nnx depthwise", "lax depthwise", "lax depthwise 7x7", "lax causal depthwise"])
 def test_a_depthwise_program_holds_no_convolution_any_more(name):
     function, arguments = code(name)
-    operations = lambda: jax.jit(function).lower(*arguments).as_text()  # noqa: E731
+    operations = lambda: jax.jit(function).lower(*arguments).as_text()
     assert "stablehlo.convolution" in operations()
     with convjax.accelerate():
         assert "stablehlo.convolution" not in operations()
@@ -153,7 +149,7 @@ def test_highest_precision_keeps_direct_summation(precision):
         assert "stablehlo.fft" not in jax.jit(function).lower(*arguments).as_text()
 
 
-# --- the way back -------------------------------------------------------------------------------------------------------
+# --- the way back -----------------------------------------------------------------------------------------------------
 
 
 def rules():
@@ -212,11 +208,8 @@ def test_a_second_restore_does_nothing():
 def test_an_exception_restores():
     before = rules()
 
-    def fail():
-        with convjax.accelerate():
-            raise KeyError("inside")
-
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError), convjax.accelerate():
+        raise KeyError("inside")
     assert rules() == before
 
 
@@ -261,7 +254,7 @@ def test_the_original_lowering_serves_what_is_left_to_xla(monkeypatch):
 
 def test_our_own_functions_are_left_alone():
     x, w = normal(2, 9, 8, 3), normal(3, 3, 3, 4)
-    text = lambda: jax.jit(partial(convjax.conv, algorithm="xla")).lower(x, w).as_text()  # noqa: E731
+    text = lambda: jax.jit(partial(convjax.conv, algorithm="xla")).lower(x, w).as_text()
     before = text()
     with convjax.accelerate():
         assert text() == before

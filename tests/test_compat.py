@@ -1,4 +1,4 @@
-"""Each undocumented part of JAX that `convjax/_core/compat.py` leans on, pinned: what fails here is what JAX changed."""
+"""Each undocumented part of JAX that `convjax/_core/compat.py` leans on, pinned: a failure names what JAX changed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def seen_while_lowering(function, *args):
 def test_the_convolution_primitive_of_lax():
     (equation,) = traced().jaxpr.eqns
     assert equation.primitive is compat.LAX_CONV, "jax: lax.conv_general_dilated no longer binds this primitive"
-    ours = {name for name in bridge.lax_params(SPEC)}
+    ours = set(bridge.lax_params(SPEC))
     assert set(equation.params) == ours | {"out_sharding"}, "jax: parameters of lax's convolution changed"
     numbers = equation.params["dimension_numbers"]
     assert isinstance(numbers, lax.ConvDimensionNumbers)
@@ -91,7 +91,7 @@ def test_lowering_tables(platform):
     before = compat.lowering_rule(compat.LAX_CONV, platform)
     assert callable(before), "jax: mlir._platform_specific_lowerings or mlir._lowerings changed"
     entry = mlir._platform_specific_lowerings[platform].get(compat.LAX_CONV)
-    mine = lambda *_, **__: None  # noqa: E731
+    mine = lambda *_, **__: None
     with compat.lax_lowering({platform: mine}):
         assert compat.lowering_rule(compat.LAX_CONV, platform) is mine, "jax: register_lowering(platform=) changed"
     assert compat.lowering_rule(compat.LAX_CONV, platform) is before
@@ -133,7 +133,7 @@ def test_a_program_that_the_compiler_partitions_is_told_apart():
 @pytest.mark.parametrize("manual", ["all", "some"])
 def test_under_shard_map_only_axes_left_to_the_compiler_count(manual):
     mesh = mesh_of(i=2, j=2)
-    body = lambda x, w: lax.conv_general_dilated(x, w, **bridge.lax_params(SPEC))  # noqa: E731
+    body = lambda x, w: lax.conv_general_dilated(x, w, **bridge.lax_params(SPEC))
     call = jax.jit(
         jax.shard_map(
             body,

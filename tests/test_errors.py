@@ -20,7 +20,7 @@ SIXTEEN = X.astype(jnp.bfloat16), W.astype(jnp.bfloat16)
 
 conv, transpose = partial(convjax.conv, X, W), partial(convjax.conv_transpose, X, W)
 conv1d = partial(convjax.conv, SIGNAL, TAPS)
-traced = lambda call: lambda: jax.jit(call)(2)  # noqa: E731
+traced = lambda call: lambda: jax.jit(call)(2)
 
 BAD_VALUES = (
     # the call, what the message must hold: argument and what came in, relation, what to type
@@ -270,7 +270,7 @@ def test_a_message_names_the_function_that_was_called(name):
             getattr(convjax, name)(SIGNAL, *kernels, **bad)
 
 
-# --- what a message tells to type, typed --------------------------------------------------------------------------------
+# --- what a message tells to type, typed ------------------------------------------------------------------------------
 
 MENDED = (
     (lambda: convjax.conv(ones((8, 8)), W[:, :, :1]), lambda: convjax.conv(ones((8, 8))[..., None], W[:, :, :1])),
@@ -327,8 +327,8 @@ def test_a_named_algorithm_that_cannot_serve_raises_before_any_work(algorithm, o
 
 
 def test_a_named_algorithm_that_cannot_serve_a_gradient_leaves_it_to_the_chooser():
-    loss = lambda x: convjax.conv(x, W, stride=2, algorithm="space_to_depth").sum()  # noqa: E731
+    loss = lambda x: convjax.conv(x, W, stride=2, algorithm="space_to_depth").sum()
     assert jax.grad(loss)(X).shape == X.shape
-    insist = lambda x: convjax.conv(x, W, stride=2, algorithm={"input_grad": "winograd"}).sum()  # noqa: E731
+    insist = lambda x: convjax.conv(x, W, stride=2, algorithm={"input_grad": "winograd"}).sum()
     with pytest.raises(ValueError, match="algorithm='winograd' cannot serve"):
         jax.grad(insist)(X)

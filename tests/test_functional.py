@@ -96,8 +96,8 @@ def test_flip_kernel_is_the_mathematical_convolution():
 
 # --- bias, residual, activation ---------------------------------------------------------------------------------------
 
-sigmoid = lambda y: 1 / (1 + np.exp(-y))  # noqa: E731
-softplus = lambda y: np.log1p(np.exp(y))  # noqa: E731
+sigmoid = lambda y: 1 / (1 + np.exp(-y))
+softplus = lambda y: np.log1p(np.exp(y))
 DEFINITIONS = {
     "relu": lambda y: np.maximum(y, 0),
     "relu6": lambda y: np.clip(y, 0, 6),
@@ -140,7 +140,7 @@ def test_bias_then_residual_then_activation(name):
     operands = [normal(2, 7, 4), *(normal(*shape) for shape in WITH_EPILOGUE[name])]
     plain = np.asarray(function(*operands))
     bias, residual = normal(plain.shape[-1]), normal(*plain.shape, seed=1)
-    square = lambda y: y * y  # noqa: E731 - an activation that tells any other order
+    square = lambda y: y * y
     close(function(*operands, bias=bias, residual=residual, activation=square), (plain + bias + residual) ** 2)
     close(function(*operands, bias=bias), plain + bias)
     close(function(*operands, residual=residual, activation="relu"), np.maximum(plain + residual, 0))
@@ -261,7 +261,7 @@ def test_causal_output_t_sees_inputs_up_to_stride_t_and_nothing_later(kernel, st
 @pytest.mark.parametrize("name", WITH_EPILOGUE)
 def test_empty_inputs_give_empty_outputs_and_zero_gradients(name, x_shape):
     operands = [jnp.ones(x_shape), *(jnp.ones(shape) for shape in WITH_EPILOGUE[name])]
-    total = lambda *operands: getattr(convjax, name)(*operands, bias=jnp.ones(8 if "depth" in name else 6)).sum()  # noqa: E731
+    total = lambda *operands: getattr(convjax, name)(*operands, bias=jnp.ones(8 if "depth" in name else 6)).sum()
     value, grads = jax.value_and_grad(total, argnums=tuple(range(len(operands))))(*operands)
     assert value == 0
     for grad, operand in zip(grads, operands, strict=True):
@@ -300,7 +300,7 @@ def test_transposed_is_the_scattered_kernel_cropped_by_the_rule(padding, k, stri
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 def test_transposed_lengths_are_those_of_keras(k, stride):
     x, w = (jax.ShapeDtypeStruct(s, np.float32) for s in ((1, 6, 2), (k, 2, 2)))
-    length = lambda padding: jax.eval_shape(  # noqa: E731
+    length = lambda padding: jax.eval_shape(
         functools.partial(convjax.conv_transpose, stride=stride, padding=padding), x, w
     ).shape[1]
     assert length("valid") == 5 * stride + max(k, stride)
@@ -330,7 +330,7 @@ TRANSPOSED = (
 def test_transposed_output_padding_groups_and_output_shape(space, kernel, groups, options):
     x, w = normal(2, *space, kernel[-2]), normal(*kernel)
     n, stride, dilation = len(space), options["stride"], options.get("dilation", 1)
-    each = lambda v: (v,) * n if isinstance(v, int | str) else v  # noqa: E731
+    each = lambda v: (v,) * n if isinstance(v, int | str) else v
     paddings = [(p, p) if isinstance(p, int) else p for p in each(options["padding"])]
     extras = each(options.get("output_padding", 0))
     kept = [

@@ -21,9 +21,7 @@ def normal(*shape):
 
 @pytest.mark.parametrize("name", convjax.lax.__all__)
 def test_signatures_are_those_of_lax_plus_algorithm(name):
-    strip = lambda f: [  # noqa: E731
-        (p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()
-    ]
+    strip = lambda f: [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
     *ours, algorithm = strip(getattr(convjax.lax, name))
     assert ours == strip(getattr(lax, name))
     assert algorithm == ("algorithm", inspect.Parameter.KEYWORD_ONLY, "auto")
@@ -98,7 +96,7 @@ def test_dtypes(dtype, preferred):
     np.testing.assert_allclose(*(np.asarray(y).astype(kind) for y in (actual, expected)), rtol=1e-2, atol=1e-2)
 
 
-# --- errors are lax's own -----------------------------------------------------------------------------------------------
+# --- errors are lax's own ---------------------------------------------------------------------------------------------
 
 X, W = jnp.ones((2, 3, 8, 7)), jnp.ones((4, 3, 3, 3))
 BAD = (
@@ -148,7 +146,7 @@ def test_an_algorithm_that_cannot_serve_is_refused():
         convjax.lax.conv(X, W, (2, 2), "SAME", algorithm="winograd")
 
 
-# --- transformations and hooks ------------------------------------------------------------------------------------------
+# --- transformations and hooks ----------------------------------------------------------------------------------------
 
 
 def test_transformations():

@@ -166,7 +166,7 @@ def test_modes_and_output_shape_follow_the_layout():
 def test_gradients_come_in_the_layout_of_their_operand():
     layout = ("NCHW", "OIHW", "NCHW")
     x, w = order(X, "NHWC", "NCHW"), order(W, "HWIO", "OIHW")
-    loss = lambda x, w, **options: (convjax.conv(x, w, **OPTIONS, **options) ** 2).sum()  # noqa: E731
+    loss = lambda x, w, **options: (convjax.conv(x, w, **OPTIONS, **options) ** 2).sum()
     dx, dw = jax.grad(functools.partial(loss, layout=layout), (0, 1))(x, w)
     expected_dx, expected_dw = jax.grad(loss, (0, 1))(X, W)
     close(order(dx, "NCHW", "NHWC"), expected_dx, rtol=1e-3, atol=1e-3)

@@ -130,7 +130,7 @@ def test_negative_pads_crop_the_dilated_input():
 @pytest.mark.parametrize("padding", [*NAMES, 0, 1, ((3, 0),)], ids=str)
 @pytest.mark.parametrize("shape", [(0, 5, 2), (2, 0, 2)], ids=str)
 def test_empty_inputs_have_an_output_and_zero_gradients(shape, padding):
-    total = lambda x, w: convjax.conv(x, w, padding=padding).sum()  # noqa: E731
+    total = lambda x, w: convjax.conv(x, w, padding=padding).sum()
     value, (dx, dw) = jax.value_and_grad(total, (0, 1))(jnp.zeros(shape), jnp.ones((3, 2, 4)))
     assert value == 0
     np.testing.assert_array_equal(dx, np.zeros(shape, np.float32), strict=True)

@@ -15,12 +15,12 @@ from jax.sharding import PartitionSpec as P
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.choose import choose
 from convjax._core.primitive import convolve
-from convjax.testing import case
+from convjax.testing import CASES, case
 
 DENSE = case("dense", (8, 16, 5, 8), (3, 3, 8, 16), pads=1)
 DEPTHWISE = case("depthwise", (8, 16, 5, 8), (3, 3, 1, 8), pads=1, groups=8)
 STRIDED = case("strided", (8, 16, 6, 8), (3, 3, 4, 16), stride=2, pads=1, groups=2)
-CASES = pytest.mark.parametrize("c", [DENSE, DEPTHWISE, STRIDED], ids=str)
+every_case = pytest.mark.parametrize("c", [DENSE, DEPTHWISE, STRIDED], ids=str)
 SHARDINGS = dict(batch=P("d"), space=P(None, "d"), channels=P(None, None, None, "d"))
 
 
@@ -67,7 +67,7 @@ def test_programs_name_their_algorithms():
     assert algorithms_in(jax.jit(conv(DENSE)).lower(*operands(DENSE))) == {choose(DENSE.spec, *operands(DENSE), "cpu")}
 
 
-@CASES
+@every_case
 @pytest.mark.parametrize("how", SHARDINGS)
 def test_jit_of_sharded_inputs(c, how):
     x, w = operands(c)
@@ -94,7 +94,7 @@ def test_a_named_algorithm_is_kept():
     assert_close([run(sharded, w)], [jax.jit(conv(DEPTHWISE))(x, w)])
 
 
-@CASES
+@every_case
 def test_shard_map_over_the_batch(c):
     """The body is one device's program: it chooses for its own part, as a single device would; values and gradients."""
     x, w = operands(c)
@@ -106,6 +106,24 @@ def test_shard_map_over_the_batch(c):
         return y, *pullback(jnp.cos(y))
 
     assert_close(jax.jit(gradients)(x, w), jax.jit(value_and_gradients(c))(x, w))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_inside_shard_map(algorithm):
+    """With either operand varying over the mesh, or both; and in the gradients."""
+    c = next(c for c in CASES if c.refusal(algorithm) is None)
+    run = functools.partial(convolve, spec=c.prefer(algorithm))
+    x, w = (jnp.stack([a, -a]) for a in operands(c))
+
+    def body(x, w, both_x, both_w):
+        gradients = jax.vjp(run, both_x[0], both_w[0])[1](run(both_x[0], both_w[0]))
+        return jax.tree.map(lambda y: y[None], (run(x[0], w), run(both_x[0], both_w[0]), *gradients))
+
+    two = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    parallel = jax.jit(jax.shard_map(body, mesh=two, in_specs=(P("d"), P(), P("d"), P("d")), out_specs=P("d")))
+    gradients = jax.vmap(lambda x, w: jax.vjp(run, x, w)[1](run(x, w)))
+    plain = jax.jit(lambda x, w: (jax.vmap(run, (0, None))(x, w[0]), jax.vmap(run)(x, w), *gradients(x, w)))
+    assert_close(parallel(x, w[0], x, w), plain(x, w))
 
 
 def test_gradient_inside_shard_map():
@@ -143,7 +161,7 @@ def test_shard_map_over_one_of_two_axes():
     assert_close([run(x, w)], [jax.jit(conv(DEPTHWISE))(x, w)])
 
 
-@CASES
+@every_case
 def test_explicit_sharding(c):
     """Sharding in types: output and input gradient have what lax gives them.
 

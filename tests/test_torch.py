@@ -25,12 +25,18 @@ def compare(theirs, our, x, w):
     """Value, and both gradients for the same random cotangent."""
     a, b = (torch.tensor(v, requires_grad=True) for v in (x, w))
     expected = theirs(a, b)
-    y, pullback = jax.vjp(our, x, w)
+    cotangent = normal(*expected.shape)
+    expected.backward(torch.tensor(cotangent))
+
+    @jax.jit
+    def value_and_gradients(x, w, cotangent):
+        y, pullback = jax.vjp(our, x, w)
+        return y, *pullback(cotangent)
+
+    y, *grads = value_and_gradients(x, w, cotangent)
     assert y.shape == tuple(expected.shape)
     close(y, expected.detach())
-    cotangent = normal(*y.shape)
-    expected.backward(torch.tensor(cotangent))
-    for mine, grad in zip(pullback(cotangent), (a.grad, b.grad), strict=True):
+    for mine, grad in zip(grads, (a.grad, b.grad), strict=True):
         close(mine, grad, rtol=1e-3, atol=1e-3)
 
 
@@ -59,9 +65,7 @@ CONV = (
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), CONV, ids=str)
 def test_conv(x_shape, w_shape, options):
     theirs = functools.partial(getattr(F, f"conv{len(w_shape) - 2}d"), **options)
-    our = lambda x, w: convjax.conv(  # noqa: E731
-        x, kernel(w), layout="channels_first", **{"padding": 0, **options}
-    )
+    our = lambda x, w: convjax.conv(x, kernel(w), layout="channels_first", **{"padding": 0, **options})
     compare(theirs, our, normal(*x_shape), normal(*w_shape))
 
 
@@ -82,7 +86,7 @@ TRANSPOSED = (
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), TRANSPOSED, ids=str)
 def test_conv_transpose(x_shape, w_shape, options):
     theirs = functools.partial(getattr(F, f"conv_transpose{len(w_shape) - 2}d"), **options)
-    our = lambda x, w: convjax.conv_transpose(  # noqa: E731
+    our = lambda x, w: convjax.conv_transpose(
         x, kernel(w, transposed=True), layout="channels_first", **{"padding": 0, **options}
     )
     compare(theirs, our, normal(*x_shape), normal(*w_shape))

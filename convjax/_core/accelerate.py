@@ -93,4 +93,4 @@ def _lower(platform: str, original: Callable, ctx: Any, lhs: Any, rhs: Any, **pa
     if choose(spec, *shapes, platform) == "xla":
         return original(ctx, lhs, rhs, **params)
     run = partial(convolve_ordered, numbers=numbers, spec=spec)
-    return mlir.lower_fun(run, multiple_results=False)(ctx, lhs, rhs)
+    return mlir.lower_fun(run, multiple_results=False)(compat.without_axes(ctx), lhs, rhs)

@@ -90,7 +90,7 @@ CPU = ("cpu",)
 # Constants measured with `python -m benchmarks.run --algorithm NAME`, on 2 cores with AVX-512, float32, jax 0.10.1.
 NARROW = 4  # features a group up to which shifted products beat matrix products
 LONG = 128  # taps from which transforms beat shifted products
-WIDE = 32  # features from which Winograd's products are wide enough
+WIDE = 128  # features from which Winograd's products are wide enough
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -136,7 +136,9 @@ RULES: tuple[Rule, ...] = (
         "narrow groups: fused sums of shifted inputs beat many tiny matrix products",
     ),
     Rule("pack_groups", CPU, lambda g: g.spec.groups > 1, "narrow groups: fewer, wider matrix products"),
-    Rule("split_groups", CPU, lambda g: g.spec.groups > 1, "XLA copies for each group: let each be a problem of its own"),
+    Rule(
+        "split_groups", CPU, lambda g: g.spec.groups > 1, "XLA copies for each group: let each be a problem of its own"
+    ),
     Rule(
         "winograd_f2",
         CPU,
@@ -150,10 +152,10 @@ RULES: tuple[Rule, ...] = (
         "XLA has no fast path for three spatial axes: sum over convolutions in two",
     ),
     Rule(
-        "feature_blocks",
+        "by_feature",
         CPU,
-        lambda g: g.is_kernel_gradient,
-        "a gradient in a kernel over a large batch: its patches stay in cache image by image",
+        lambda g: g.is_kernel_gradient and g.batch <= 16,
+        "a gradient in a large kernel of few input channels: patches stay in cache image by image",
     ),
 )
 

@@ -53,6 +53,15 @@ def partitioned(ctx: Any) -> bool:
     return False
 
 
+def without_axes(ctx: Any) -> Any:
+    """The same lowering context for operands that are plain arrays of one device.
+
+    Under `shard_map` operands carry the mesh axes they vary over, which a loop's initial zeros would have to as well.
+    At lowering this is settled, and an algorithm need not know.
+    """
+    return ctx.replace(avals_in=[jax.core.ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in])
+
+
 def lowering_rule(primitive: Any, platform: str) -> Callable:
     """The rule in force for `primitive` on `platform`."""
     entry = mlir._platform_specific_lowerings[platform].get(primitive) or mlir._lowerings[primitive]

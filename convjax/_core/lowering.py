@@ -24,8 +24,10 @@ def convjax(lhs: Array, rhs: Array, algorithm: str, spec: ConvSpec) -> Array:
 
 
 def lower(ctx: Any, lhs: Any, rhs: Any, *, spec: ConvSpec, platform: str) -> Any:
-    chosen = choose(spec, *ctx.avals_in, platform, partitioned=compat.partitioned(ctx))
+    partitioned = compat.partitioned(ctx)
+    chosen = choose(spec, *ctx.avals_in, platform, partitioned=partitioned)
     run = partial(convjax, algorithm=chosen, spec=spec)
+    ctx = ctx if partitioned else compat.without_axes(ctx)
     with compat.own_lowering():
         return mlir.lower_fun(run, multiple_results=False)(ctx, lhs, rhs)
 

@@ -16,7 +16,7 @@ from jax import Array
 
 from convjax._core.algorithms import (
     batch_to_feature,
-    feature_blocks,
+    by_feature,
     fft,
     gemm,
     indirect,
@@ -64,7 +64,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "slices": slices,
     "pack_groups": pack_groups,
     "split_groups": split_groups,
-    "feature_blocks": feature_blocks,
+    "by_feature": by_feature,
     "batch_to_feature": batch_to_feature,
 }
 

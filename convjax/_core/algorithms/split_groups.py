@@ -20,7 +20,7 @@ from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 
 # Up to here the groups are separate convolutions in the program, which XLA fuses with what is around them.
-MAX_UNROLLED = 16
+MAX_UNROLLED = 32
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
