@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ def jax_peer(conv: Callable, mode: str, operands: Sequence[np.ndarray]) -> Peer:
 
 def torch_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray]) -> Peer:
     """OneDNN through PyTorch, channels-last where it has that layout, all threads."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or its idle threads spin into the next peer's time
     import torch
 
     case, spec = layer.case, layer.case.spec
@@ -117,8 +119,10 @@ def measure(made: dict[str, Peer], rounds: int, patience_s: float) -> tuple[dict
         start = time.perf_counter()
         first[name] = run()
         times[name] = [(time.perf_counter() - start) * 1e3]
+    order = list(made.items())
     for _ in range(rounds):
-        for name, run in made.items():
+        order.append(order.pop(0))  # whoever comes after whom changes, as caches and idle threads are inherited
+        for name, run in order:
             if times[name][0] * (len(times[name]) + 1) < patience_s * 1e3:
                 start = time.perf_counter()
                 run()

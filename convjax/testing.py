@@ -18,7 +18,7 @@ import numpy as np
 from convjax._core.choose import why_not
 from convjax._core.spec import ConvSpec
 
-# --- the oracle ---------------------------------------------------------------------------------------------------------
+# --- the oracle -------------------------------------------------------------------------------------------------------
 
 
 def direct_conv(lhs: Any, rhs: Any, spec: ConvSpec) -> np.ndarray:
@@ -111,7 +111,7 @@ def _placement(shape: Sequence[int], spec: ConvSpec) -> tuple[tuple[slice, ...],
     return (*target, slice(None)), (*source, slice(None))
 
 
-# --- tolerances ---------------------------------------------------------------------------------------------------------
+# --- tolerances -------------------------------------------------------------------------------------------------------
 
 # How far an algorithm may be from the oracle, in units of the accumulation dtype's rounding, beside the rounding of the
 # result. "element": relative to the same sum of absolute values at each element. "norm": relative to the largest of
@@ -120,7 +120,9 @@ ERROR_CLASS = {"winograd": "norm", "winograd_f2": "norm", "fft": "norm", "overla
 NORM_FACTOR = {"winograd": 600.0, "winograd_f2": 60.0, "fft": 60.0, "overlap_add": 60.0}
 
 
-def tolerance(algorithm: str, dtype: Any, magnitude: np.ndarray, terms: int, out_dtype: Any = None) -> np.ndarray:
+def tolerance(
+    algorithm: str, dtype: Any, magnitude: np.ndarray, terms: int, out_dtype: Any = None, product: float = 0.0
+) -> np.ndarray:
     """Largest error allowed at each element.
 
     Args:
@@ -129,6 +131,8 @@ def tolerance(algorithm: str, dtype: Any, magnitude: np.ndarray, terms: int, out
       magnitude: the oracle on absolute values.
       terms: products in each sum.
       out_dtype: dtype of the result, that of the operands if None.
+      product: largest product of two entries of the operands. A transform rounds even where no product falls on any
+        output, and the magnitude is nought.
     """
     out_dtype = np.dtype(out_dtype or dtype)
     if jnp.issubdtype(dtype, jnp.integer):
@@ -137,7 +141,7 @@ def tolerance(algorithm: str, dtype: Any, magnitude: np.ndarray, terms: int, out
     accumulated = min(rounding, float(np.finfo(np.float32).eps)) if rounding > 1e-7 else rounding
     magnitude = np.abs(magnitude)
     if ERROR_CLASS.get(algorithm) == "norm":
-        spread = NORM_FACTOR[algorithm] * accumulated * np.max(magnitude, initial=0.0)
+        spread = NORM_FACTOR[algorithm] * accumulated * np.max(magnitude, initial=product)
     else:
         spread = (8 + 2 * math.sqrt(terms)) * accumulated * magnitude
     tiny = float(jnp.finfo(out_dtype).tiny)
@@ -155,13 +159,13 @@ def assert_close(actual: Any, expected: np.ndarray, allowed: np.ndarray, what: s
         scale = np.linalg.norm(expected)
         norm = np.linalg.norm(error) / scale if scale else np.inf
         raise AssertionError(
-            f"{what}: {int(beyond.sum())} of {error.size} elements beyond tolerance; relative norm {norm:.2e}; worst at "
-            f"{tuple(int(i) for i in worst)}: {actual[worst]} for {expected[worst]}, error {error[worst]:.2e}, "
+            f"{what}: {int(beyond.sum())} of {error.size} elements beyond tolerance; relative norm {norm:.2e}; worst "
+            f"at {tuple(int(i) for i in worst)}: {actual[worst]} for {expected[worst]}, error {error[worst]:.2e}, "
             f"allowed {allowed[worst]:.2e}"
         )
 
 
-# --- cases --------------------------------------------------------------------------------------------------------------
+# --- cases ------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +266,7 @@ def case(
 ) -> Case:
     """A case from short arguments; `rhs_shape` is `(*k, C / groups, O)`."""
     n = len(rhs_shape) - 2
-    each = lambda v: (v,) * n if isinstance(v, int) else tuple(v)  # noqa: E731
+    each = lambda v: (v,) * n if isinstance(v, int) else tuple(v)
     padding = ((pads, pads),) * n if isinstance(pads, int) else tuple(pads)
     spec = ConvSpec(each(stride), padding, each(lhs_dilation), each(rhs_dilation), groups, batch_groups)
     return Case(name, tuple(lhs_shape), tuple(rhs_shape), spec)
@@ -332,7 +336,7 @@ def random_case(rng: np.random.Generator, name: str = "random") -> Case:
     """
     n = int(rng.choice(5, p=(0.04, 0.32, 0.4, 0.16, 0.08)))
     size, taps = ((1, 1), (24, 7), (7, 4), (4, 3), (3, 2))[n]
-    plain = lambda high: 1 if rng.random() < 0.6 else int(rng.integers(1, high + 1))  # noqa: E731
+    plain = lambda high: 1 if rng.random() < 0.6 else int(rng.integers(1, high + 1))
     uniform = rng.random() < 0.4  # the same on every axis
     axes: list[tuple[Any, ...]] = []
     for _ in range(n):
@@ -340,8 +344,8 @@ def random_case(rng: np.random.Generator, name: str = "random") -> Case:
             axes.append(axes[0])
             continue
         k, x = int(rng.integers(1, taps + 1)), int(rng.integers(1, size + 1))
-        stride, lhs_dilation, rhs_dilation = plain(3), plain(3), plain(3)
-        window, length = (k - 1) * rhs_dilation + 1, (x - 1) * lhs_dilation + 1
+        stride, gap, tap_gap = plain(3), plain(3), plain(3)
+        window, length = (k - 1) * tap_gap + 1, (x - 1) * gap + 1
         pads = (window // 2, (window - 1) // 2) if rng.random() < 0.3 else tuple(rng.integers(-2, window + 1, 2))
         lo, hi = (int(p) for p in pads)
         short = window - (lo + length + hi)
@@ -349,8 +353,9 @@ def random_case(rng: np.random.Generator, name: str = "random") -> Case:
             hi += short
         elif lo + length + hi < 0:
             hi -= lo + length + hi
-        axes.append((k, x, stride, (lo, hi), lhs_dilation, rhs_dilation))
-    kernel, space, strides, padding, lhs_dilation, rhs_dilation = zip(*axes, strict=True) if axes else ((),) * 6
+        axes.append((k, x, stride, (lo, hi), gap, tap_gap))
+    by_axis: list[tuple[Any, ...]] = list(zip(*axes, strict=True)) if axes else [()] * 6
+    kernel, space, strides, padding, lhs_dilation, rhs_dilation = by_axis
     kind = rng.choice(("dense", "depthwise", "grouped", "batch"), p=(0.4, 0.25, 0.2, 0.15))
     groups = 1 if kind == "dense" else int(rng.integers(1, 7))
     per_group = 1 if kind == "depthwise" else int(rng.integers(1, 5))

@@ -18,6 +18,7 @@ import convjax
 WIDTHS = (32, 64)  # channels before and after the strided convolution
 GROUPS = 8
 CLASSES = 10
+STAGES = ("stem", "depthwise block", "strided", "grouped", "last block")
 DEPTHWISE_SCALE = 0.02  # small beside what is learned; a norm follows, so the scale itself does not matter
 
 Params = dict[str, Any]
@@ -38,24 +39,20 @@ def init(key: Array) -> Params:
     }
 
 
-def features(params: Params, images: Array, algorithm: str = "auto") -> dict[str, Array]:
-    """The feature maps after each stage, by its name: `(N, 8, 8, 1)` images to `(N, 4, 4, 64)` at the end."""
-    maps = {}
-    x = convjax.conv(images, params["stem"], algorithm=algorithm)
-    maps["stem"] = x
-    x = _block(params["first"], x, algorithm)
-    maps["depthwise block"] = x
-    x = convjax.conv(_norm(x), params["down"], stride=2, algorithm=algorithm)
-    maps["strided"] = x
-    x = convjax.conv(_norm(x), params["grouped"], groups=GROUPS, activation="gelu", residual=x, algorithm=algorithm)
-    maps["grouped"] = x
-    maps["last block"] = _block(params["second"], x, algorithm)
-    return maps
+def features(params: Params, images: Array, algorithm: str = "auto") -> tuple[Array, ...]:
+    """The feature maps after each of `STAGES`: `(N, 8, 8, 1)` images to `(N, 4, 4, 64)` at the end."""
+    stem = convjax.conv(images, params["stem"], algorithm=algorithm)
+    first = _block(params["first"], stem, algorithm)
+    down = convjax.conv(_norm(first), params["down"], stride=2, algorithm=algorithm)
+    grouped = convjax.conv(
+        _norm(down), params["grouped"], groups=GROUPS, activation="gelu", residual=down, algorithm=algorithm
+    )
+    return stem, first, down, grouped, _block(params["second"], grouped, algorithm)
 
 
 def logits(params: Params, images: Array, algorithm: str = "auto") -> Array:
     """Ten scores an image."""
-    pooled = jnp.mean(features(params, images, algorithm)["last block"], axis=(1, 2))
+    pooled = jnp.mean(features(params, images, algorithm)[-1], axis=(1, 2))
     return _norm(pooled, params["norm"]) @ params["head"]["w"] + params["head"]["b"]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from examples.digits_network import Params, features
+from examples.digits_network import STAGES, Params, features
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; a wrong digit is marked by a frame and words as well.
 BLUE, GREY, VERMILLION = "#0072B2", "#8c8c8c", "#D55E00"
@@ -64,9 +64,7 @@ def _kernels(part: SubFigure, params: Params) -> None:
 
 def _maps(part: SubFigure, params: Params, image: np.ndarray, label: int) -> None:
     """One digit, and the first channels of what becomes of it: a row a stage, each row on its own scale."""
-    stages: dict[str, Any] = {
-        name: np.asarray(maps)[0] for name, maps in features(params, jnp.asarray(image)[None]).items()
-    }
+    stages = [np.asarray(maps)[0] for maps in jax.jit(features)(params, image[None])]
     part.suptitle(f"Feature maps: a {label} after each stage, {COLUMNS} channels (blue low, yellow high)")
     halves: Any = part.subfigures(1, 2, width_ratios=[1.8, COLUMNS])
     left, right = halves
@@ -74,7 +72,7 @@ def _maps(part: SubFigure, params: Params, image: np.ndarray, label: int) -> Non
     _image(whole, image[..., 0], "gray_r", 0, 1)
     whole.set_title("input\n8x8x1")
     axes = np.array(_grid(right, len(stages), COLUMNS)).reshape(len(stages), COLUMNS)
-    for row, (name, maps) in zip(axes, stages.items(), strict=True):
+    for row, name, maps in zip(axes, STAGES, stages, strict=True):
         height, width, channels = maps.shape
         row[0].set_ylabel(f"{name}\n{height}x{width}x{channels}", rotation=0, ha="right", va="center", labelpad=8)
         for channel, a in enumerate(row):

@@ -26,6 +26,7 @@ LARGE = (
     case("grouped 32", (8, 56, 56, 128), (3, 3, 4, 128), pads=1, groups=32),
     case("grouped 4 x 64", (4, 28, 28, 256), (3, 3, 64, 256), pads=1, groups=4),
     case("dense 3x3", (8, 56, 56, 64), (3, 3, 64, 64), pads=1),
+    case("dense 3x3 wide", (4, 28, 28, 256), (3, 3, 256, 256), pads=1),
     case("dense 3x3 narrow", (1, 128, 128, 16), (3, 3, 16, 16), pads=1),
     case("dense 3x3/2", (8, 56, 56, 64), (3, 3, 64, 128), stride=2, pads=((0, 1), (0, 1))),
     case("dense 5x5", (8, 28, 28, 64), (5, 5, 64, 64), pads=2),

@@ -87,7 +87,8 @@ def test_disturbed_digits_keep_shape_and_range():
 def test_feature_maps_shrink_by_the_stride():
     params = digits_network.init(jax.random.key(0))
     maps = jax.eval_shape(digits_network.features, params, jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32))
-    assert [m.shape for m in maps.values()] == [(2, 8, 8, 32)] * 2 + [(2, 4, 4, 64)] * 3
+    assert len(maps) == len(digits_network.STAGES)
+    assert [m.shape for m in maps] == [(2, 8, 8, 32)] * 2 + [(2, 4, 4, 64)] * 3
 
 
 def test_help():

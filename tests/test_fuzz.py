@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from convjax._core.algorithms import ALGORITHMS, xla
-
-sys.path.append(str(Path(__file__).parent))
-
-import fuzz
+from tests import fuzz
 
 SEED, CHUNK = 0, 25
 

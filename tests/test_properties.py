@@ -49,7 +49,7 @@ class Problem:
 @st.composite
 def problems(draw, max_ndim=3):
     n = draw(st.integers(1, max_ndim))
-    each = lambda low, high: draw(st.tuples(*[st.integers(low, high)] * n))  # noqa: E731
+    each = lambda low, high: draw(st.tuples(*[st.integers(low, high)] * n))
     kernel, dilation, stride = each(1, 3), each(1, 2), each(1, 3)
     padding = tuple(zip(each(0, 2), each(0, 2), strict=True))
     windows = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -162,7 +162,7 @@ def test_stride_is_subsampling(p):
 def test_full_convolution_commutes(m, n):
     """And is numpy's."""
     a, b = integers((m,), 0), integers((n,), 1)
-    full = lambda x, w: conv(x[:, None], w[:, None, None], padding="FULL", flip_kernel=True)[:, 0]  # noqa: E731
+    full = lambda x, w: conv(x[:, None], w[:, None, None], padding="FULL", flip_kernel=True)[:, 0]
     same(full(a, b), full(b, a))
     same(full(a, b), np.convolve(a, b))
 
@@ -174,7 +174,7 @@ def test_convolution_is_associative(p):
     x = integers((1, *p.space, 1), 0)
     v, w = integers((1, *p.kernel, 1), 1), integers((*p.kernel[::-1], 1, 1), 2)
     full = functools.partial(conv, padding="FULL", flip_kernel=True)
-    kernel = lambda a: np.moveaxis(a, 0, -1)  # noqa: E731
+    kernel = lambda a: np.moveaxis(a, 0, -1)
     same(full(full(x, kernel(v)), w), full(x, kernel(full(v, w))))
 
 

@@ -1,4 +1,4 @@
-"""The spec's algebra: shapes, gradients as convolutions (exact, on integers in float64), and the cost of known layers."""
+"""The spec's algebra: shapes, gradients as convolutions (exact, on integers in float64), the cost of known layers."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def more_derivatives(conv):
     def run(x, w, dx, dw):
         _, linear = jax.linearize(conv, x, w)
         gradient = jax.grad(loss(conv), (0, 1))
-        along = lambda x, w: sum(jnp.vdot(a, b) for a, b in zip(gradient(x, w), (dx, dw), strict=True))  # noqa: E731
+        along = lambda x, w: sum(jnp.vdot(a, b) for a, b in zip(gradient(x, w), (dx, dw), strict=True))
         return dict(linearize=linear(dx, dw), reverse_over_reverse=jax.grad(along, (0, 1))(x, w))
 
     return run
@@ -134,7 +134,7 @@ def more_maps(conv):
     """Over the kernel; over inner and last axes, with results put there too; nested; gradients of and under vmap."""
 
     def run(x, w):
-        shared = lambda x, w: jnp.sum(jax.vmap(conv, (0, None))(x, w) ** 2)  # noqa: E731
+        shared = lambda x, w: jnp.sum(jax.vmap(conv, (0, None))(x, w) ** 2)
         return dict(
             rhs=jax.vmap(conv, (None, 0))(x[0], w),
             last=jax.vmap(conv, (-1, -1), -1)(jnp.moveaxis(x, 0, -1), jnp.moveaxis(w, 0, -1)),
@@ -237,7 +237,7 @@ def test_remat_policy_keeps_convolutions():
     """A convolution and its kernel's gradient, where the policy saves it; once more forward, where nothing is saved."""
     c = BY_NAME["dense 3x3"]
     x, w = operands(c)
-    layer = lambda w: loss(ours(c))(x, w)  # noqa: E731
+    layer = lambda w: loss(ours(c))(x, w)
     saved = jax.grad(jax.checkpoint(layer, policy=convjax.save_convolutions))
     recomputed = jax.grad(jax.checkpoint(layer, policy=jax.checkpoint_policies.nothing_saveable))
     assert len(convolutions(jax.grad(layer), w)) == 2

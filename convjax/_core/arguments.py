@@ -148,8 +148,8 @@ def preferred_element_type(where: str, value: Any, dtype: Any) -> Any:
     kind = next(kind for kind in kinds if jnp.issubdtype(dtype, kind))
     if not jnp.issubdtype(preferred, kind) or preferred.itemsize < jnp.dtype(dtype).itemsize:
         raise ValueError(
-            f"{where}: preferred_element_type={preferred} cannot hold what {dtype} operands give: it must be of the same "
-            f"kind and at least as wide. Leave it out, and type .astype(jnp.{preferred}) after the result."
+            f"{where}: preferred_element_type={preferred} cannot hold what {dtype} operands give: it must be of the "
+            f"same kind and at least as wide. Leave it out, and type .astype(jnp.{preferred}) after the result."
         )
     if jax.dtypes.canonicalize_dtype(preferred) != preferred:
         raise ValueError(

@@ -106,7 +106,8 @@ def depthwise(where: str, x: Any, w: Any, *, layout: Any, **rest: Any) -> Proble
     x, w = arguments.operands(where, x=x, w=w)
     if w.ndim < 2:
         raise ValueError(
-            f"{where}: w of shape {w.shape} has {w.ndim} axes, but a depthwise kernel is (*k, C, M). Type w[..., None] for M = 1."
+            f"{where}: w of shape {w.shape} has {w.ndim} axes, but a depthwise kernel is (*k, C, M). "
+            "Type w[..., None] for M = 1."
         )
     order = parse(where, layout, x.shape, w.shape, w.ndim - 2)
     w = order.canonical_rhs(w)
@@ -187,8 +188,8 @@ def separable(
     features = spatial.rhs.shape[-1]
     if w.shape[-2] != features:
         raise ValueError(
-            f"{where}: w_depthwise of shape {tuple(w_depthwise.shape)} (*k, C, M) gives C * M = {features} channels, but "
-            f"w_pointwise of shape {tuple(w_pointwise.shape)} expects {w.shape[-2]}. "
+            f"{where}: w_depthwise of shape {tuple(w_depthwise.shape)} (*k, C, M) gives C * M = {features} channels, "
+            f"but w_pointwise of shape {tuple(w_pointwise.shape)} expects {w.shape[-2]}. "
             f"Type a w_pointwise of shape {(features, w.shape[-1])}."
         )
     rest = {name: rest[name] for name in ("precision", "preferred_element_type")}
@@ -214,7 +215,8 @@ def _causal_kernel(where: str, w: Array, groups: Any) -> tuple[Array, int]:
     if w.ndim == 2:
         if arguments.integer(where, "groups", groups, minimum=1) not in (1, w.shape[1]):
             raise ValueError(
-                f"{where}: w of shape {w.shape} (k, C) is depthwise, which makes {w.shape[1]} groups, but groups={groups}. "
+                f"{where}: w of shape {w.shape} (k, C) is depthwise, which makes {w.shape[1]} groups, but "
+                f"groups={groups}. "
                 "Leave groups out, or type w of shape (k, C_in // groups, C_out)."
             )
         return w[:, None, :], w.shape[1]
@@ -278,8 +280,8 @@ def conv_transpose(
     if lhs.shape[-1] != rhs.shape[-2]:
         raise ValueError(
             f"{where}: x has {lhs.shape[-1]} channels but w of shape {tuple(rhs.shape)} (*k, C_in, C_out // groups) "
-            f"expects {rhs.shape[-2]}. Type a kernel of shape {(*rhs.shape[:n], lhs.shape[-1], rhs.shape[-1])}, or layout=... "
-            "if the channels of x are not last."
+            f"expects {rhs.shape[-2]}. Type a kernel of shape {(*rhs.shape[:n], lhs.shape[-1], rhs.shape[-1])}, or "
+            "layout=... if the channels of x are not last."
         )
     _check_divides(where, f"x of {lhs.shape[-1]} channels", lhs.shape[-1], groups)
     spec = ConvSpec((1,) * n, ((0, 0),) * n, strides, rhs_dilation, groups, **options(where, dtype=lhs.dtype, **rest))
@@ -333,7 +335,8 @@ def _output_padding(
     if output_shape is not None:
         if any(added):
             raise ValueError(
-                f"{where}: output_padding={output_padding!r} and output_shape={output_shape!r} both say how long the output is. Type one."
+                f"{where}: output_padding={output_padding!r} and output_shape={output_shape!r} both say how long the "
+                "output is. Type one."
             )
         shape = arguments.per_axis(where, "output_shape", output_shape, n, minimum=0)
         added = tuple(want - have for want, have in zip(shape, base, strict=True))
@@ -365,7 +368,8 @@ def _check_divides(where: str, name: str, channels: int, groups: int) -> None:
     if channels % groups:
         divisors = [d for d in range(1, channels + 1) if channels % d == 0]
         raise ValueError(
-            f"{where}: groups={groups} does not divide {name}. Type groups= one of {', '.join(map(str, divisors[:12]))}."
+            f"{where}: groups={groups} does not divide {name}. Type groups= one of "
+            f"{', '.join(map(str, divisors[:12]))}."
         )
 
 

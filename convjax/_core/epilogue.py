@@ -59,7 +59,8 @@ def read_addends(
 def _of_dtype(where: str, name: str, addend: Array, dtype: Any) -> Array:
     if jnp.promote_types(addend.dtype, dtype) != dtype:
         raise TypeError(
-            f"{where}: {name} is {addend.dtype}, which the output's {dtype} cannot hold. Type {name}.astype(jnp.{dtype})."
+            f"{where}: {name} is {addend.dtype}, which the output's {dtype} cannot hold. Type "
+            f"{name}.astype(jnp.{dtype})."
         )
     return addend.astype(dtype)
 

@@ -65,8 +65,8 @@ def parse(where: str, layout: Any, x_shape: Sequence[int], w_shape: Sequence[int
             order = "(*batch, *space, C)" if layout == "channels_last" else "(*batch, C, *space)"
             raise ValueError(
                 f"{where}: x of shape {tuple(x_shape)} has {rank} axes, but w of shape {tuple(w_shape)} has {ndim} "
-                f"spatial axes, so that x {order} needs at least {ndim + 1}. Type x[..., None] if x lacks its channels, or a "
-                f"kernel of {rank - 1} spatial axes."
+                f"spatial axes, so that x {order} needs at least {ndim + 1}. Type x[..., None] if x lacks its "
+                f"channels, or a kernel of {rank - 1} spatial axes."
             )
         batch_ndim = rank - ndim - 1
         if layout == "channels_last":
@@ -77,7 +77,8 @@ def parse(where: str, layout: Any, x_shape: Sequence[int], w_shape: Sequence[int
     names = _names(where, layout, ndim)
     if rank != ndim + 2:
         raise ValueError(
-            f"{where}: layout={layout!r} names {ndim + 2} axes, but x of shape {tuple(x_shape)} has {rank}. Add a batch "
+            f"{where}: layout={layout!r} names {ndim + 2} axes, but x of shape {tuple(x_shape)} has {rank}. Add a "
+            "batch "
             "axis with x[None], or type layout='channels_last' or 'channels_first', which take any number of them."
         )
     return Layout(*names, batch_ndim=1)
@@ -109,8 +110,8 @@ def _names(where: str, layout: Any, ndim: int) -> tuple[tuple[int, ...], tuple[i
     for part, needed in ((lhs, [*"NC", *space]), (rhs, [*"IO", *space]), (out, [*"NC", *space])):
         if sorted(part) != sorted(needed) or len(set(part)) != len(part) or len(space) != ndim:
             raise ValueError(
-                f"{where}: layout={layout!r} does not fit a kernel with {ndim} spatial axes: {part!r} must hold each of "
-                f"{''.join(needed)!r} once, {ndim} of them spatial. {expected}"
+                f"{where}: layout={layout!r} does not fit a kernel with {ndim} spatial axes: {part!r} must hold each "
+                f"of {''.join(needed)!r} once, {ndim} of them spatial. {expected}"
             )
     index = lambda part, letters: tuple(part.index(letter) for letter in letters)
     return index(lhs, ["N", *space, "C"]), index(rhs, [*space, "I", "O"]), index(out, ["N", *space, "C"])

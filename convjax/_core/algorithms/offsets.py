@@ -1,16 +1,18 @@
-"""One reduction per output position: the kernel gradient of depthwise and narrow-group convolutions.
+"""One running sum per output position: the kernel gradient of depthwise and narrow-group convolutions.
 
 The kernel gradient is a convolution whose kernel is as large as its input (the cotangent) and whose output is a few
 positions wide (the kernel). Each of these offsets is the sum of a product of two arrays that are as large as the
-problem. XLA sums fast along one axis that is not the last, and only while both arrays are in cache: so a scan over
-blocks of rows adds, for every offset at once, the sum over the rows of a block, and keeps the other axes to the end.
-Cost: offsets x input elements multiply-adds, both operands read once.
-Error: that of blocked summation in the accumulation dtype.
+problem. How XLA reduces depends on its version (jax 0.10.1: 5 ms where 0.12 takes 20), how it multiplies and adds does
+not: so a scan over blocks of the cotangent adds the product of each block with the input, shifted by every offset, to a
+sum of the block's shape, and only the last of these sums are reduced.
+Cost: offsets x input elements multiply-adds, both operands read once, the sums kept in cache.
+Error: below that of direct summation in the accumulation dtype, as each element of a block has its own sum.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,11 +23,10 @@ from convjax._core.arrange import block_counts, block_shape, exchanged, group_si
 from convjax._core.dtypes import accumulator, output_dtype
 from convjax._core.spec import ConvSpec
 
-MAX_CHANNELS_PER_GROUP = 8  # of the convolution whose gradient this is: the batch of this problem
-UNROLLED_OFFSETS = 64  # reductions in the body of the loop; more are scanned, each pass reading the operands anew
-BLOCK_ELEMENTS = 2**17  # of the cotangent, 512 kB: with the input and the sums within L2
-MIN_ROWS = 8  # the sums, offsets x one row, are read and written once in so many rows
-MIN_LANES = 128  # elements that stay apart in the sum, for vector instructions
+MAX_CHANNELS_PER_GROUP = 8  # of the convolution whose gradient this is; more were not measured
+UNROLLED_OFFSETS = 64  # sums carried by a scan; more are mapped over, each pass reading the operands anew
+# Of the cotangent, one image row of 3x3 128 @56: chosen from 2^12 to 2^16 on a loaded machine (2^16 took 1.4 to 2x).
+BLOCK_ELEMENTS = 2**13
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
@@ -41,86 +42,67 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     dtype = accumulator(spec, lhs.dtype)
     out_shape, result = spec.out_shape(lhs.shape, rhs.shape), output_dtype(spec, lhs.dtype)
-    offsets = out_shape[1:-1]
-    shapes = lhs.shape, rhs.shape
-    lhs, rhs = exchanged(spec, lhs, rhs)  # split into groups only in the loop: XLA copies operands with axes of size 1
+    batch, _, features = group_sizes(spec, lhs.shape, rhs.shape)
+    # Split into groups only in the loop: XLA copies operands that have axes of size 1.
+    lhs, rhs = exchanged(spec, lhs, rhs)
 
-    batch, _, features = group_sizes(spec, *shapes)
+    # From here on the axis summed over, I, is one more in front of the spatial ones, with the only offset 0.
+    offsets, strides, dilation = (1, *out_shape[1:-1]), (1, *spec.strides), (1, *spec.rhs_dilation)
+    low, lhs_dilation = (0, *(lo for lo, _ in spec.padding)), (1, *spec.lhs_dilation)
     block = block_shape(offsets, max(1, UNROLLED_OFFSETS // max(1, batch)))
-    counts = block_counts(offsets, block)
-    rows, lanes, row_blocks = _rows(rhs.shape)
-    missing = rows * row_blocks - rhs.shape[1]
-    ones, zero = (1,) * spec.ndim, (0,) * spec.ndim
-    high = [
-        (n * b - 1) * s + d * (k - 1) + 1 - size
-        for n, b, s, d, k, size in zip(
-            counts,
-            block,
-            spec.strides,
-            spec.rhs_dilation,
-            (rows * row_blocks, *rhs.shape[2:-1]),
-            [lo + (a - 1) * d + 1 for a, d, (lo, _) in zip(lhs.shape[1:-1], spec.lhs_dilation, spec.padding)],
-            strict=True,
-        )
-    ]
+    passes = block_counts(offsets, block)
+    tile = block_shape(rhs.shape[:-1], max(1, BLOCK_ELEMENTS // max(1, rhs.shape[-1])))
+    tiles = block_counts(rhs.shape[:-1], tile)
+    space = [n * t for n, t in zip(tiles, tile, strict=True)]
+    reach = _reach([n * b for n, b in zip(passes, block, strict=True)], strides, space, dilation)
+    size = [lo + (n - 1) * d + 1 for lo, n, d in zip(low, lhs.shape, lhs_dilation, strict=False)]
     lhs = lax.optimization_barrier(
-        pad_space(lhs, [(lo, hi) for (lo, _), hi in zip(spec.padding, high, strict=True)], spec.lhs_dilation)
+        pad_space(lhs, [(lo, r - n) for lo, r, n in zip(low, reach, size, strict=True)], lhs_dilation, first=0)
     )
-    rhs = pad_space(rhs, ((0, missing), *((0, 0),) * (spec.ndim - 1)), ones)
-    reach = [
-        (b - 1) * s + (k - 1) * d + 1
-        for b, s, k, d in zip(block, spec.strides, (rows, *rhs.shape[2:-1]), spec.rhs_dilation, strict=True)
-    ]
-    step_counts = (rhs.shape[0], row_blocks)
+    missing = [n - m for n, m in zip(space, rhs.shape, strict=False)]
+    rhs = pad_space(rhs, [(0, m) for m in missing], (1,) * len(missing), first=0)
+    reach = _reach(block, strides, tile, dilation)
 
-    def sums(first):
-        def step(total, index):
-            image, row = unravel(index, step_counts)
-            start = [f * s for f, s in zip(first, spec.strides, strict=True)]
-            start[0] += row * (rows * spec.rhs_dilation[0])
-            x = lax.dynamic_slice(lhs, (image, *start, 0), (1, *reach, lhs.shape[-1]))[0]
-            ct = lax.dynamic_slice(rhs, (image, row * rows, *zero[1:], 0), (1, rows, *rhs.shape[2:]))[0]
-            x, ct = (split_axis(operand.astype(dtype), operand.ndim - 1, spec.groups) for operand in (x, ct))
-            return total + _sums(spec, x, ct, block, lanes), None
+    def tiled(x: Array, start: Sequence[Any], shape: Sequence[int]) -> Array:
+        part = lax.dynamic_slice(x, (*start, 0), (*shape, x.shape[-1])).astype(dtype)
+        return split_axis(part, part.ndim - 1, spec.groups)
 
-        shape = (math.prod(block), batch, lanes, *rhs.shape[2:-1], spec.groups, features)
-        total, _ = lax.scan(step, jnp.zeros(shape, dtype), jnp.arange(math.prod(step_counts)))
-        return total.sum(tuple(range(2, 2 + spec.ndim)), dtype=dtype)  # (offsets, N, G, J)
+    def one_pass(index: Any) -> Array:
+        first = [i * b * s for i, b, s in zip(unravel(index, passes), block, strides, strict=True)]
 
-    if math.prod(counts) == 1:
-        total = sums(zero)[None]
-    else:
-        total = lax.map(
-            lambda i: sums([a * b for a, b in zip(unravel(i, counts), block, strict=True)]),
-            jnp.arange(math.prod(counts)),
-        )
-    total = total.reshape(*counts, *block, *total.shape[2:])
-    order = [axis for pair in zip(range(spec.ndim), range(spec.ndim, 2 * spec.ndim)) for axis in pair]
-    total = total.transpose(2 * spec.ndim, *order, 2 * spec.ndim + 1, 2 * spec.ndim + 2)
-    total = total.reshape(total.shape[0], *(n * b for n, b in zip(counts, block, strict=True)), *total.shape[-2:])
-    return total[(slice(None), *(slice(o) for o in offsets))].reshape(out_shape).astype(result)
+        def step(sums: tuple[Array, ...], index: Array) -> tuple[tuple[Array, ...], None]:
+            start = [i * t for i, t in zip(unravel(index, tiles), tile, strict=True)]
+            shift = [f + i * d for f, i, d in zip(first, start, dilation, strict=True)]
+            x = tiled(lhs, shift, reach)
+            ct = tiled(rhs, start, tile)
+            terms = (
+                x[_window(offset, strides, tile, dilation)][..., n, None] * ct
+                for offset in np.ndindex(*block)
+                for n in range(batch)
+            )
+            return tuple(total + term for total, term in zip(sums, terms, strict=True)), None
 
+        zeros = jnp.zeros((*tile, spec.groups, features), dtype)
+        sums, _ = lax.scan(step, (zeros,) * (math.prod(block) * batch), jnp.arange(math.prod(tiles)))
+        sums = jnp.stack([total.sum(tuple(range(len(tile))), dtype=dtype) for total in sums])
+        return sums.reshape(*block, batch, spec.groups, features)
 
-def _rows(shape):
-    """Rows in a block, rows that stay apart in its sum, and the number of blocks."""
-    row = max(1, math.prod(shape[2:]))
-    lanes = 1 if row >= MIN_LANES else -(-MIN_LANES // row)
-    rows = max(MIN_ROWS, BLOCK_ELEMENTS // row)
-    blocks = max(1, -(-shape[1] // rows))
-    rows = -(-shape[1] // blocks)
-    lanes = min(lanes, max(1, rows // 2))
-    return -(-rows // lanes) * lanes, lanes, blocks
+    sums = lax.map(one_pass, jnp.arange(math.prod(passes))) if math.prod(passes) > 1 else one_pass(0)[None]
+    sums = sums.reshape(*passes, *sums.shape[1:])
+    n = len(offsets)
+    sums = sums.transpose(2 * n, *(axis for i in range(n) for axis in (i, n + i)), 2 * n + 1, 2 * n + 2)
+    sums = sums.reshape(batch, *(p * b for p, b in zip(passes, block, strict=True)), -1)
+    return sums[(slice(None), 0, *(slice(o) for o in offsets[1:]))].reshape(out_shape).astype(result)
 
 
-def _sums(spec, x, ct, block, lanes):
-    """`(offsets, N, lanes, *rest, G, J)`: for each offset of `block`, products summed over the rows of `ct`."""
-    sums = []
-    for offset in np.ndindex(*block):
-        part = tuple(
-            slice(o * s, o * s + (k - 1) * d + 1, d)
-            for o, s, k, d in zip(offset, spec.strides, ct.shape, spec.rhs_dilation, strict=False)
-        )
-        for n in range(x.shape[-1]):
-            product = x[part][..., n, None] * ct
-            sums.append(product.reshape(-1, lanes, *ct.shape[1:]).sum(0, dtype=ct.dtype))
-    return jnp.stack(sums).reshape(-1, x.shape[-1], *sums[0].shape)
+def _reach(offsets: Sequence[int], strides: Sequence[int], space: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Inputs that meet `space` kernel positions at so many offsets."""
+    return [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(offsets, strides, space, dilation, strict=True)]
+
+
+def _window(
+    offset: Sequence[int], strides: Sequence[int], space: Sequence[int], dilation: Sequence[int]
+) -> tuple[slice, ...]:
+    return tuple(
+        slice(o * s, o * s + (k - 1) * d + 1, d) for o, s, k, d in zip(offset, strides, space, dilation, strict=True)
+    )
