@@ -27,7 +27,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Num
 
-from convjax._core import canonical, epilogue
+from convjax._core import canonical, epilogue, transposed, variants
 from convjax._core.canonical import Problem
 
 Ints = int | Sequence[int]
@@ -159,7 +159,7 @@ def conv_transpose(
 
     Source: Dumoulin and Visin, arXiv:1603.07285, chapter 4.
     """
-    problem = canonical.conv_transpose(
+    problem = transposed.conv_transpose(
         "conv_transpose",
         x,
         w,
@@ -218,7 +218,7 @@ def depthwise_conv(
 
     Source: Howard et al., MobileNets, arXiv:1704.04861, section 3.1.
     """
-    problem = canonical.depthwise(
+    problem = variants.depthwise(
         "depthwise_conv",
         x,
         w,
@@ -274,7 +274,7 @@ def separable_conv(
 
     Source: Chollet, Xception, arXiv:1610.02357; Howard et al., arXiv:1704.04861.
     """
-    problem = canonical.separable(
+    problem = variants.separable(
         "separable_conv",
         x,
         w_depthwise,
@@ -328,7 +328,7 @@ def pointwise_conv(
 
     Source: Lin, Chen and Yan, Network in network, arXiv:1312.4400.
     """
-    problem = canonical.pointwise(
+    problem = variants.pointwise(
         "pointwise_conv",
         x,
         w,
@@ -378,7 +378,7 @@ def causal_conv(
 
     Source: van den Oord et al., WaveNet, arXiv:1609.03499, section 2.1.
     """
-    problem = canonical.causal(
+    problem = variants.causal(
         "causal_conv",
         x,
         w,

@@ -187,7 +187,7 @@ def _serve(where: str, call: Callable[[Array, Array], Array], lhs: Array, rhs: A
                 raise ValueError(
                     f"{where}: window_strides={spec.strides} must be at least 1. Type 1 or more for each axis."
                 )
-            outputs = [convolve_ordered(*inputs, params["dimension_numbers"], spec)]
+            outputs = [convolve_ordered(inputs[0], inputs[1], params["dimension_numbers"], spec)]
         else:
             outputs = compat.evaluate(equation, inputs)
         values.update(zip(equation.outvars, outputs, strict=True))

@@ -86,11 +86,11 @@ def _lower(platform: str, original: Callable, ctx: Any, lhs: Any, rhs: Any, **pa
     if compat.in_own_lowering() or params["out_sharding"] is not None or compat.partitioned(ctx):
         return original(ctx, lhs, rhs, **params)
     spec, numbers = spec_from_lax(params), params["dimension_numbers"]
-    shapes = [
+    lhs_shape, rhs_shape = (
         jax.ShapeDtypeStruct(tuple(aval.shape[i] for i in order), aval.dtype)
         for aval, order in zip(ctx.avals_in, orders(numbers), strict=False)
-    ]
-    if choose(spec, *shapes, platform) == "xla":
+    )
+    if choose(spec, lhs_shape, rhs_shape, platform) == "xla":
         return original(ctx, lhs, rhs, **params)
     run = partial(convolve_ordered, numbers=numbers, spec=spec)
     return mlir.lower_fun(run, multiple_results=False)(compat.without_axes(ctx), lhs, rhs)

@@ -17,7 +17,7 @@ def integer(where: str, name: str, value: Any, minimum: int | None = None) -> in
     """One static integer, at least `minimum`."""
     static(where, name, value)
     try:
-        number = value if jax.export.is_symbolic_dim(value) else operator.index(value)
+        number: Any = value if jax.export.is_symbolic_dim(value) else operator.index(value)
     except TypeError:
         raise TypeError(
             f"{where}: {name} must be an integer, got {value!r} of type {type(value).__name__}. "
@@ -120,7 +120,7 @@ def precision(where: str, value: Any) -> tuple[lax.Precision, lax.Precision] | N
     """`jax.lax`'s precision: None (the configured default), a name, a `lax.Precision`, or a pair of either."""
     if value is None:
         try:
-            configured = jax.config.jax_default_matmul_precision
+            configured = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
             return None if configured is None else (lax.Precision(configured),) * 2
         except ValueError:  # a dot algorithm such as "BF16_BF16_F32", which says nothing about convolutions
             return None
@@ -172,6 +172,9 @@ def algorithms(where: str, value: Any, known: Sequence[str]) -> tuple[str, str, 
     if isinstance(value, Mapping):
         for key in value:
             choice(where, "algorithm key", key, PROBLEMS)
-        return tuple(choice(where, f"algorithm[{p!r}]", value.get(p, "auto"), options) for p in PROBLEMS)
+        forward, input_grad, kernel_grad = (
+            choice(where, f"algorithm[{p!r}]", value.get(p, "auto"), options) for p in PROBLEMS
+        )
+        return forward, input_grad, kernel_grad
     name = choice(where, "algorithm", value, options)
     return (name, name, name) if name == "auto" else (name, f"{name}?", f"{name}?")

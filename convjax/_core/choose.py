@@ -194,9 +194,9 @@ def decide(spec: ConvSpec, lhs: Any, rhs: Any, platform: str, *, partitioned: bo
         return "xla", "empty operands"
     geometry = Geometry.of(spec, lhs, rhs)
     for rule in RULES:
-        if platform in rule.platforms and rule.when(geometry):
-            if ALGORITHMS[rule.algorithm].supports(spec, lhs, rhs, platform) is None:
-                return rule.algorithm, rule.why
+        applies = platform in rule.platforms and rule.when(geometry)
+        if applies and ALGORITHMS[rule.algorithm].supports(spec, lhs, rhs, platform) is None:
+            return rule.algorithm, rule.why
     return "xla", "no rule of the decision list applies"
 
 

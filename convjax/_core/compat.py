@@ -5,7 +5,7 @@ Everything else in the package uses documented modules of JAX (`jax.interpreters
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -73,7 +73,7 @@ _OWN_LOWERING: ContextVar[bool] = ContextVar("convjax_own_lowering", default=Fal
 
 @contextmanager
 def own_lowering() -> Iterator[None]:
-    """While one of our algorithms is lowered, a lax convolution in it is meant as such: `accelerate` leaves it alone."""
+    """A lax convolution in one of our algorithms is meant as such: `accelerate` leaves it alone meanwhile."""
     token = _OWN_LOWERING.set(True)
     try:
         yield
@@ -86,7 +86,7 @@ def in_own_lowering() -> bool:
 
 
 @contextmanager
-def lax_lowering(rules: dict[str, Callable]) -> Iterator[None]:
+def lax_lowering(rules: Mapping[str, Callable]) -> Iterator[None]:
     """Replace lax's convolution lowering on each platform named, restoring what was there."""
     tables = {platform: mlir._platform_specific_lowerings[platform] for platform in rules}
     before = {platform: table.get(LAX_CONV) for platform, table in tables.items()}

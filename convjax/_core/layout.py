@@ -96,13 +96,13 @@ def _names(where: str, layout: Any, ndim: int) -> tuple[tuple[int, ...], tuple[i
             raise ValueError(f"{where}: layout={layout} does not fit a kernel with {ndim} spatial axes. {expected}")
         return orders
     if isinstance(layout, str):
-        space = "".join(letter for letter in layout if letter not in "NC")
-        if sorted(layout) != sorted({*"NC", *space}) or len(space) != ndim:
+        letters = "".join(letter for letter in layout if letter not in "NC")
+        if sorted(layout) != sorted({*"NC", *letters}) or len(letters) != ndim:
             raise ValueError(
                 f"{where}: layout={layout!r} must hold N, C and, for this kernel, {ndim} spatial letters, each once. "
                 f"{expected}{_did_you_mean(layout, ndim)}"
             )
-        layout = (layout, f"{space}IO", layout)
+        layout = (layout, f"{letters}IO", layout)
     if not (isinstance(layout, Sequence) and len(layout) == 3 and all(isinstance(part, str) for part in layout)):
         raise ValueError(f"{where}: layout={layout!r} is not known. {expected}")
     lhs, rhs, out = layout

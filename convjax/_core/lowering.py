@@ -25,7 +25,8 @@ def convjax(lhs: Array, rhs: Array, algorithm: str, spec: ConvSpec) -> Array:
 
 def lower(ctx: Any, lhs: Any, rhs: Any, *, spec: ConvSpec, platform: str) -> Any:
     partitioned = compat.partitioned(ctx)
-    chosen = choose(spec, *ctx.avals_in, platform, partitioned=partitioned)
+    lhs_aval, rhs_aval = ctx.avals_in
+    chosen = choose(spec, lhs_aval, rhs_aval, platform, partitioned=partitioned)
     run = partial(convjax, algorithm=chosen, spec=spec)
     ctx = ctx if partitioned else compat.without_axes(ctx)
     with compat.own_lowering():

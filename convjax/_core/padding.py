@@ -74,7 +74,7 @@ def modes(where: str, padding_mode: Any, ndim: int) -> tuple[str | float, ...]:
             f"{where}: padding_mode={padding_mode!r} has {len(given)} entries, but the kernel has {ndim} spatial axes. "
             f"Type one mode for all axes, or {ndim} of them."
         )
-    result = []
+    result: list[Any] = []
     for mode in given:
         arguments.static(where, "padding_mode", mode)
         if isinstance(mode, Number) and not isinstance(mode, bool):
@@ -124,3 +124,8 @@ def _check_room(where: str, mode: str, size: int, width: int, axis: int) -> None
             f"{where}: padding_mode={mode!r} cannot pad spatial axis {axis} by {width}, as it has only {size} values. "
             f"Pad by at most {max(room, 0)}, or type padding_mode='zeros'."
         )
+
+
+def written(modes: Sequence[str | float]) -> list[bool]:
+    """Axes padded in the input itself: all but zeros, and those where a constant follows, which takes the corner."""
+    return [mode != "zeros" or any(not isinstance(m, str) for m in modes[i:]) for i, mode in enumerate(modes)]

@@ -98,6 +98,7 @@ def _batch(args: tuple[Array, Array], axes: tuple[int | None, int | None], *, sp
     lhs_axis, rhs_axis = axes
     features = spec.ndim + 1
     if rhs_axis is None:
+        assert lhs_axis is not None  # JAX asks only where something is batched
         size = lhs.shape[lhs_axis]
         lhs = move_into(lhs, lhs_axis, 0, spec.batch_groups)
         return move_out(convolve(lhs, rhs, spec), 0, size), 0

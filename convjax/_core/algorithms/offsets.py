@@ -84,15 +84,15 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
         zeros = jnp.zeros((*tile, spec.groups, features), dtype)
         sums, _ = lax.scan(step, (zeros,) * (math.prod(block) * batch), jnp.arange(math.prod(tiles)))
-        sums = jnp.stack([total.sum(tuple(range(len(tile))), dtype=dtype) for total in sums])
-        return sums.reshape(*block, batch, spec.groups, features)
+        reduced = jnp.stack([total.sum(tuple(range(len(tile))), dtype=dtype) for total in sums])
+        return reduced.reshape(*block, batch, spec.groups, features)
 
-    sums = lax.map(one_pass, jnp.arange(math.prod(passes))) if math.prod(passes) > 1 else one_pass(0)[None]
-    sums = sums.reshape(*passes, *sums.shape[1:])
+    whole = lax.map(one_pass, jnp.arange(math.prod(passes))) if math.prod(passes) > 1 else one_pass(0)[None]
+    whole = whole.reshape(*passes, *whole.shape[1:])
     n = len(offsets)
-    sums = sums.transpose(2 * n, *(axis for i in range(n) for axis in (i, n + i)), 2 * n + 1, 2 * n + 2)
-    sums = sums.reshape(batch, *(p * b for p, b in zip(passes, block, strict=True)), -1)
-    return sums[(slice(None), 0, *(slice(o) for o in offsets[1:]))].reshape(out_shape).astype(result)
+    whole = whole.transpose(2 * n, *(axis for i in range(n) for axis in (i, n + i)), 2 * n + 1, 2 * n + 2)
+    whole = whole.reshape(batch, *(p * b for p, b in zip(passes, block, strict=True)), -1)
+    return whole[(slice(None), 0, *(slice(o) for o in offsets[1:]))].reshape(out_shape).astype(result)
 
 
 def _reach(offsets: Sequence[int], strides: Sequence[int], space: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """Blocked transforms for a long input and a short kernel: overlap-add.
 
-The input is cut into blocks along each axis that is long beside the kernel; every block is convolved by spectra with the
-kernel, transformed once, and the results, longer than the blocks, overlap and are added.
+Along each axis that is long beside the kernel the problem is cut into blocks, each convolved by spectra with the
+kernel, which is transformed once. Of the two equal ways to join them this is the one where the blocks of the input
+overlap and each gives outputs of its own (overlap-save): there is nothing to add.
 Cost: transforms of length `step + window - 1` in place of one of the whole axis; the arrays in flight stay in cache.
 Error: as of `fft`, relative to the largest output of a block.
 """

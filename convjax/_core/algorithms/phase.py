@@ -54,7 +54,7 @@ def period(stride: int, dilation: int) -> int:
 
 
 def split_axis(x: Array, axis: int, lo: int, hi: int, stride: int, dilation: int, out: int, taps: int) -> Array:
-    """Sub-images of one axis, as the fastest part of the batch: phase `r` starts at `r * stride`, steps by `dilation`."""
+    """Sub-images of one axis, the fastest part of the batch: phase `r` starts at `r * stride`, steps by `dilation`."""
     phases = period(stride, dilation)
     length = (-(-out // phases) - 1) * (stride // math.gcd(stride, dilation)) + taps  # of each sub-image
     reach = (phases - 1) * stride + dilate(length, dilation)  # may exceed the padded input: the surplus is cut off

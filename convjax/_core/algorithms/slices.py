@@ -54,7 +54,7 @@ def sum_over_kernel(spec: ConvSpec, plane: ConvSpec, out: int, padded: Array, rh
     """One convolution a kernel slice, all output slices in the batch."""
     stride, dilation = spec.strides[0], spec.rhs_dilation[0]
     dtype = accumulator(spec, padded.dtype)
-    total = 0
+    total: Any = 0
     for tap in range(rhs.shape[0]):
         met = lax.slice_in_dim(padded, tap * dilation, tap * dilation + dilate(out, stride), stride, axis=1)
         met = met.reshape(-1, *met.shape[2:])

@@ -33,4 +33,4 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     lhs, rhs = groups_first(spec, lhs, rhs)
     if spec.groups <= MAX_UNROLLED:
         return jnp.concatenate([convolve(lhs[g], rhs[g], one) for g in range(spec.groups)], -1)
-    return groups_last(lax.map(lambda operands: convolve(*operands, one), (lhs, rhs)))
+    return groups_last(lax.map(lambda pair: convolve(pair[0], pair[1], one), (lhs, rhs)))

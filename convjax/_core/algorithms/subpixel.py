@@ -89,15 +89,16 @@ def convolve_phase(
     lhs: Array,
     rhs: Array,
 ) -> Array:
-    if None in axes:
+    met = [axis for axis in axes if axis is not None]
+    if len(met) < len(axes):
         return jnp.zeros((lhs.shape[0] // spec.batch_groups, *lengths, rhs.shape[-1]), output_dtype(spec, lhs.dtype))
     phase_spec = spec.auto(
-        strides=tuple(axis.stride for axis in axes),
-        padding=tuple(axis.padding for axis in axes),
+        strides=tuple(axis.stride for axis in met),
+        padding=tuple(axis.padding for axis in met),
         lhs_dilation=(1,) * spec.ndim,
-        rhs_dilation=tuple(axis.dilation for axis in axes),
+        rhs_dilation=tuple(axis.dilation for axis in met),
     )
-    return convolve(lhs, rhs[tuple(axis.taps for axis in axes)], phase_spec)
+    return convolve(lhs, rhs[tuple(axis.taps for axis in met)], phase_spec)
 
 
 def interleave(phases: list[Array], periods: tuple[int, ...], out: tuple[int, ...]) -> Array:

@@ -8,6 +8,7 @@ Error: that of direct summation in the accumulation dtype.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,7 +41,6 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     dtype = accumulator(spec, lhs.dtype)
     out_shape = spec.out_shape(lhs.shape, rhs.shape)
     space, kernel = out_shape[1:-1], rhs.shape[:-2]
-    window, padded_space = spec.window(rhs.shape), spec.padded_space(lhs.shape)
     lhs, rhs = grouped(spec, lhs, rhs)
     channels = max(1, lhs.shape[-1])
     few = channels * math.prod(kernel) <= UNROLLED_PRODUCTS
@@ -62,7 +62,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         (o - 1) * s + (b - 1) * d + 1 for o, s, b, d in zip(space, spec.strides, block, spec.rhs_dilation, strict=True)
     ]
 
-    def step(total, index):
+    def step(total: Array, index: Array) -> tuple[Array, None]:
         first = [i * b for i, b in zip(unravel(index, counts), block, strict=True)]
         part = lax.dynamic_slice(
             lhs,
@@ -77,13 +77,15 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return total.reshape(out_shape).astype(output_dtype(spec, lhs.dtype))
 
 
-def _sum(spec, lhs, rhs, low, space, dtype, total=0):
+def _sum(
+    spec: ConvSpec, lhs: Array, rhs: Array, low: Sequence[int], space: Sequence[int], dtype: Any, total: Any = 0
+) -> Array:
     """`total` plus the product of every tap with the input shifted by it; `low` zeros are yet to be padded in front."""
     length = [(o - 1) * s + 1 for o, s in zip(space, spec.strides, strict=True)]
     every = (slice(None), *(slice(None, None, s) for s in spec.strides))
     for tap in np.ndindex(*rhs.shape[:-3]):
-        lo = [l - t * d for l, t, d in zip(low, tap, spec.rhs_dilation, strict=True)]
-        hi = [n - a - l for n, a, l in zip(length, lhs.shape[1:], lo, strict=False)]
+        lo = [zeros - t * d for zeros, t, d in zip(low, tap, spec.rhs_dilation, strict=True)]
+        hi = [n - size - a for n, size, a in zip(length, lhs.shape[1:], lo, strict=False)]
         shifted = pad_space(lhs, tuple(zip(lo, hi, strict=True)), (1,) * spec.ndim)[every].astype(dtype)
         for channel in range(lhs.shape[-1]):
             total = total + shifted[..., channel, None] * rhs[(*tap, channel)].astype(dtype)
