@@ -53,7 +53,7 @@ def jax_peer(conv: Callable, mode: str, operands: Sequence[np.ndarray]) -> Peer:
 
 
 def torch_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray]) -> Peer:
-    """OneDNN through PyTorch, channels-last where it has that layout, all threads."""
+    """oneDNN through PyTorch, channels-last where it has that layout, all threads."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or its idle threads spin into the next peer's time
     import torch
 

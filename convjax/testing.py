@@ -114,10 +114,10 @@ def _placement(shape: Sequence[int], spec: ConvSpec) -> tuple[tuple[slice, ...],
 # --- tolerances -------------------------------------------------------------------------------------------------------
 
 # How far an algorithm may be from the oracle, in units of the accumulation dtype's rounding, beside the rounding of the
-# result. "element": relative to the same sum of absolute values at each element. "norm": relative to the largest of
-# those sums, as transforms mix elements.
+# result. Directly: relative to the same sum of absolute values at each element. In the norm: relative to the largest of
+# those sums, as transforms mix elements, by these factors. "auto" may choose a transform below the highest precision.
 ERROR_CLASS = {"winograd": "norm", "winograd_f2": "norm", "fft": "norm", "overlap_add": "norm"}
-NORM_FACTOR = {"winograd": 600.0, "winograd_f2": 60.0, "fft": 60.0, "overlap_add": 60.0}
+NORM_FACTOR = {"winograd": 600.0, "winograd_f2": 60.0, "fft": 60.0, "overlap_add": 60.0, "auto": 60.0}
 
 
 def tolerance(
@@ -126,7 +126,7 @@ def tolerance(
     """Largest error allowed at each element.
 
     Args:
-      algorithm: a name of the registry; one not listed in `ERROR_CLASS` sums directly.
+      algorithm: a name of the registry; one not listed in `NORM_FACTOR` sums directly.
       dtype: dtype of the operands.
       magnitude: the oracle on absolute values.
       terms: products in each sum.
@@ -140,7 +140,7 @@ def tolerance(
     rounding = float(jnp.finfo(out_dtype).eps)
     accumulated = min(rounding, float(np.finfo(np.float32).eps)) if rounding > 1e-7 else rounding
     magnitude = np.abs(magnitude)
-    if ERROR_CLASS.get(algorithm) == "norm":
+    if algorithm in NORM_FACTOR:
         spread = NORM_FACTOR[algorithm] * accumulated * np.max(magnitude, initial=product)
     else:
         spread = (8 + 2 * math.sqrt(terms)) * accumulated * magnitude
@@ -234,10 +234,16 @@ class Case:
         lhs, rhs = (jax.ShapeDtypeStruct(shape, dtype) for shape in (self.lhs_shape, self.rhs_shape))
         return why_not(algorithm, spec, lhs, rhs, platform)
 
-    def prefer(self, algorithm: str) -> ConvSpec:
-        """The spec with `algorithm` for itself and both gradients, wherever that can serve."""
-        name = algorithm if algorithm == "auto" else f"{algorithm}?"
-        return self.spec.replace(algorithms=(name, name, name))
+    def using(self, algorithm: str, *, gradients: bool = False) -> ConvSpec:
+        """The spec that binds `algorithm`, or prefers it for the value and both gradients, wherever it can serve.
+
+        Unless `algorithm` is of the norm-wise class, at the highest precision: what stands in for it, or serves the
+        parts of a rewrite, is then of the direct class too, so that `tolerance(algorithm, ...)` holds.
+        """
+        name = f"{algorithm}?" if gradients and algorithm != "auto" else algorithm
+        algorithms = (name, name, name) if gradients else (name, "auto", "auto")
+        precision = None if algorithm in NORM_FACTOR else (jax.lax.Precision.HIGHEST,) * 2
+        return self.spec.replace(algorithms=algorithms, precision=precision)
 
 
 def draw(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:

@@ -75,7 +75,7 @@ def check(problem: Problem) -> None:
     differentiable = jnp.issubdtype(dtype, jnp.inexact)
     out_dtype = np.dtype(case.spec.preferred_element_type or dtype)
     (x, w), ct = case.operands(dtype, problem.index), case.cotangent(out_dtype, problem.index)
-    run = functools.partial(convolve, spec=case.prefer(problem.algorithm))
+    run = functools.partial(convolve, spec=case.using(problem.algorithm, gradients=True))
 
     def value_and_gradients(x, w, ct):
         y, pullback = jax.vjp(run, x, w)

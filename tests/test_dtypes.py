@@ -49,7 +49,7 @@ def test_floats(dtype, algorithm):
 
         @jax.jit
         def run(x, w, ct):
-            y, pullback = jax.vjp(lambda x, w: convolve(x, w, c.prefer(algorithm)), x, w)
+            y, pullback = jax.vjp(lambda x, w: convolve(x, w, c.using(algorithm, gradients=True)), x, w)
             return y, *pullback(ct)
 
         actual = run(x, w, ct)
@@ -82,7 +82,7 @@ def test_sixteen_bits_are_summed_in_float32(dtype, algorithm):
     assert served
     for c in served[:2]:
         ones = jnp.ones(c.lhs_shape, dtype), jnp.ones(c.rhs_shape, dtype)
-        y = convolve(*ones, c.spec.replace(algorithms=(algorithm, "auto", "auto")))
+        y = convolve(*ones, c.using(algorithm))
         assert y.dtype == dtype
         exact = direct_conv(*ones, c.spec)
         assert exact.max() >= 4000
@@ -114,7 +114,7 @@ def test_preferred_float32_keeps_the_sum(dtype):
 def test_cotangents_of_another_dtype(algorithm):
     """bfloat16 operands, float32 out: the cotangent is float32, the gradients are bfloat16 of its full precision."""
     c, dtype = first_served(algorithm, jnp.bfloat16), jnp.bfloat16
-    spec = c.prefer(algorithm).replace(preferred_element_type=np.dtype(np.float32))
+    spec = c.using(algorithm, gradients=True).replace(preferred_element_type=np.dtype(np.float32))
     (x, w), ct = c.operands(dtype), c.cotangent(np.float32)
     gradients = jax.jit(lambda x, w, ct: jax.vjp(lambda x, w: convolve(x, w, spec), x, w)[1](ct))(x, w, ct)
     expected = direct_grads(x, w, ct, c.spec)

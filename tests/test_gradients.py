@@ -27,14 +27,19 @@ def gradients(x, w, ct, spec):
     return pullback(ct)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Pairs of which neither gradient is served are not collected: `Case.refusal` has the reasons, hundreds of them.
+SERVED = [
+    pytest.param(case, name, id=f"{case}-{name}")
+    for case in CASES
+    for name in ("auto", *ALGORITHMS)
+    if None in (case.lhs_grad.refusal(name), case.rhs_grad.refusal(name))
+]
+
+
+@pytest.mark.parametrize(("case", "algorithm"), SERVED)
 def test_gradients_equal_direct_sum(case, algorithm):
-    reasons = [problem.refusal(algorithm) for problem in (case.lhs_grad, case.rhs_grad)]
-    if all(reasons):
-        pytest.skip(" / ".join(sorted(set(reasons))))
     values, magnitudes = expected(case)
-    actual = gradients(*case.operands(), case.cotangent(), spec=case.prefer(algorithm))
+    actual = gradients(*case.operands(), case.cotangent(), spec=case.using(algorithm, gradients=True))
     problems = dict(input=case.lhs_grad, kernel=case.rhs_grad)
     for (name, problem), a, value, magnitude in zip(problems.items(), actual, values, magnitudes, strict=True):
         assert a.dtype == jnp.float32

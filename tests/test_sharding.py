@@ -112,7 +112,7 @@ def test_shard_map_over_the_batch(c):
 def test_every_algorithm_inside_shard_map(algorithm):
     """With either operand varying over the mesh, or both; and in the gradients."""
     c = next(c for c in CASES if c.refusal(algorithm) is None)
-    run = functools.partial(convolve, spec=c.prefer(algorithm))
+    run = functools.partial(convolve, spec=c.using(algorithm, gradients=True))
     x, w = (jnp.stack([a, -a]) for a in operands(c))
 
     def body(x, w, both_x, both_w):

@@ -28,7 +28,7 @@ every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def ours(case, algorithm="auto"):
-    return functools.partial(convolve, spec=case.prefer(algorithm))
+    return functools.partial(convolve, spec=case.using(algorithm, gradients=True))
 
 
 def reference(case):

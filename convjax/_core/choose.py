@@ -1,9 +1,9 @@
 """Which algorithm serves a problem: a documented decision list, read from the top, that can be asked for its reasons.
 
 Order of authority: the caller's `algorithm=`, then the first rule of `RULES` that applies and whose algorithm can
-serve, then `xla`. A rule names the platforms it was measured on; what no measurement backs stays with `xla` there. All
-rules keep the error class of direct summation, but for those on `fft` and `overlap_add`, whose error is relative to the
-largest output: they do not apply at `precision="highest"`.
+serve, then `xla`. A rule names the platforms it was measured on; what no measurement backs stays with `xla` there. Rules
+keep the accuracy of direct summation. Those on `fft` and `winograd_f2` keep it relative to the largest output instead
+of each one, and do not apply at `precision="highest"`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jax import lax
 
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.arrange import group_sizes
-from convjax._core.spec import ConvSpec
+from convjax._core.spec import ConvSpec, dilate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Geometry:
     """What the rules ask about a problem."""
 
     spec: ConvSpec
+    fits: bool  # whether the dilated kernel is no longer than the dilated input, padding left aside
     kernel: tuple[int, ...]  # taps along each spatial axis
     out: tuple[int, ...]  # outputs along each spatial axis
     batch: int  # of one group, as are the next two
@@ -35,7 +36,9 @@ class Geometry:
     @classmethod
     def of(cls, spec: ConvSpec, lhs: Any, rhs: Any) -> Geometry:
         sizes = group_sizes(spec, lhs.shape, rhs.shape)
-        return cls(spec, tuple(rhs.shape[:-2]), spec.out_space(lhs.shape, rhs.shape), *sizes)
+        lengths = map(dilate, lhs.shape[1:-1], spec.lhs_dilation)
+        fits = all(window <= length for window, length in zip(spec.window(rhs.shape), lengths, strict=True))
+        return cls(spec, fits, tuple(rhs.shape[:-2]), spec.out_space(lhs.shape, rhs.shape), *sizes)
 
     @property
     def taps(self) -> int:
@@ -47,8 +50,11 @@ class Geometry:
 
     @property
     def is_kernel_gradient(self) -> bool:
-        """A kernel about as large as the input and few outputs: so look gradients in a kernel."""
-        return self.taps > self.positions
+        """A kernel about as large as the input and few outputs: so look gradients in a kernel.
+
+        A large kernel on a small map has few outputs too, but is longer than the map.
+        """
+        return self.taps > self.positions and (self.fits or self.spec.batch_groups > 1)
 
     @property
     def short_sides(self) -> tuple[int, ...]:

@@ -97,6 +97,8 @@ def _batch(args: tuple[Array, Array], axes: tuple[int | None, int | None], *, sp
     lhs, rhs = args
     lhs_axis, rhs_axis = axes
     features = spec.ndim + 1
+    if any(a.shape[axis] == 0 for a, axis in zip(args, axes, strict=True) if axis is not None):
+        return _no_examples(args, axes, spec), 0
     if rhs_axis is None:
         assert lhs_axis is not None  # JAX asks only where something is batched
         size = lhs.shape[lhs_axis]
@@ -112,6 +114,16 @@ def _batch(args: tuple[Array, Array], axes: tuple[int | None, int | None], *, sp
     else:
         lhs, spec = move_into(lhs, lhs_axis, features), spec.replace(feature_groups=size * spec.feature_groups)
     return move_out(convolve(lhs, rhs, spec), features, size), 0
+
+
+def _no_examples(args: tuple[Array, Array], axes: tuple[int | None, int | None], spec: ConvSpec) -> Array:
+    """An empty stack of outputs: zero groups are none that a spec could have."""
+    one = [
+        jax.ShapeDtypeStruct([n for i, n in enumerate(a.shape) if i != axis], a.dtype)
+        for a, axis in zip(args, axes, strict=True)
+    ]
+    out = jax.eval_shape(partial(convolve, spec=spec), *one)
+    return jnp.zeros((0, *out.shape), out.dtype)
 
 
 batching.primitive_batchers[conv_p] = _batch
