@@ -155,7 +155,8 @@ def assert_close(actual: Any, expected: np.ndarray, allowed: np.ndarray, what: s
     error = np.abs(actual - expected)
     beyond = ~(error <= allowed)
     if beyond.any():
-        worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error / allowed)), error.shape)
+        with np.errstate(divide="ignore"):
+            worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error / allowed)), error.shape)
         scale = np.linalg.norm(expected)
         norm = np.linalg.norm(error) / scale if scale else np.inf
         raise AssertionError(

@@ -1,9 +1,9 @@
 """Which algorithm serves a problem: a documented decision list, read from the top, that can be asked for its reasons.
 
 Order of authority: the caller's `algorithm=`, then the first rule of `RULES` that applies and whose algorithm can
-serve, then `xla`. A rule names the platforms it was measured on; what no measurement backs stays with `xla` there. Rules
-keep the accuracy of direct summation. Those on `fft` and `winograd_f2` keep it relative to the largest output instead
-of each one, and do not apply at `precision="highest"`.
+serve, then `xla`. A rule names the platforms it was measured on; what no measurement backs stays with `xla` there.
+Rules keep the accuracy of direct summation. Those on `fft` and `winograd_f2` keep it relative to the largest output
+instead of each one, and do not apply at `precision="highest"`.
 """
 
 from __future__ import annotations

@@ -24,13 +24,17 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if any(is_zero(size) for size in (*lhs.shape, *rhs.shape)):
         return jnp.zeros(spec.out_shape(lhs.shape, rhs.shape), output_dtype(spec, lhs.dtype))  # XLA refuses no taps
-    if any(not jax.export.is_symbolic_dim(p) and p < 0 for pair in spec.padding for p in pair):
-        lhs, spec = cropped(spec, lhs)
+    lhs, spec = cropped(spec, lhs)
     return lax.conv_general_dilated(lhs, rhs, **lax_params(spec))
 
 
 def cropped(spec: ConvSpec, lhs: Array) -> tuple[Array, ConvSpec]:
-    """The same problem without negative padding: XLA on CPU reads beyond what they crop (jaxlib 0.10.1)."""
-    cut = [(min(lo, 0), min(hi, 0)) for lo, hi in spec.padding]
-    left = tuple((max(lo, 0), max(hi, 0)) for lo, hi in spec.padding)
-    return pad_space(lhs, cut, spec.lhs_dilation), spec.replace(padding=left, lhs_dilation=(1,) * spec.ndim)
+    """The same problem with each axis that is cropped written out: XLA on CPU reads beyond it (jaxlib 0.10.1)."""
+    written = [any(not jax.export.is_symbolic_dim(p) and p < 0 for p in pair) for pair in spec.padding]
+    if not any(written):
+        return lhs, spec
+    now = [pair if w else (0, 0) for pair, w in zip(spec.padding, written, strict=True)]
+    spread = [dilation if w else 1 for dilation, w in zip(spec.lhs_dilation, written, strict=True)]
+    later = tuple((0, 0) if w else pair for pair, w in zip(spec.padding, written, strict=True))
+    dilation = tuple(1 if w else dilation for dilation, w in zip(spec.lhs_dilation, written, strict=True))
+    return pad_space(lhs, now, spread), spec.replace(padding=later, lhs_dilation=dilation)
