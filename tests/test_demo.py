@@ -21,8 +21,14 @@ from matplotlib.image import imread
 from examples import digits, digits_network, digits_training
 
 ROOT = Path(__file__).parent.parent
-# `python -m examples.digits`, but with the checkout last on the path, so that the installed convjax is what runs.
-COMMAND = f"import sys, runpy; sys.path.append({str(ROOT)!r}); runpy.run_module('examples.digits', run_name='__main__')"
+# `python -m examples.digits`, but with the checkout last on the path, so that the installed convjax is what runs, and
+# Ctrl-C as a terminal gives it, even where the tests run in the background, whose children ignore it.
+COMMAND = f"""
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.append({str(ROOT)!r})
+runpy.run_module("examples.digits", run_name="__main__")
+"""
 
 
 def start(*options: object) -> subprocess.Popen:
