@@ -26,7 +26,14 @@ def test_transforms_are_a_correlation(m, r):
 @pytest.mark.parametrize(
     ("m", "k", "limit"),
     # largest error over largest output in float32, about twice what was measured
-    [(2, (3,), 1e-6), (2, (3, 3), 1e-6), (2, (5, 5), 6e-6), (4, (3, 3), 1.2e-5), (4, (5, 5), 1e-5), (4, (3, 3, 3), 8e-5)],
+    [
+        (2, (3,), 1e-6),
+        (2, (3, 3), 1e-6),
+        (2, (5, 5), 6e-6),
+        (4, (3, 3), 1.2e-5),
+        (4, (5, 5), 1e-5),
+        (4, (3, 3, 3), 8e-5),
+    ],
     ids=str,
 )
 def test_accuracy(m, k, limit):
