@@ -21,7 +21,7 @@ def expected(case):
 
 
 # What an algorithm refuses is not collected: `Case.refusal` has the reasons, hundreds of them.
-THINNED = {"offsets": 4}  # a second of compilation each: every so manieth case
+THINNED = {"offsets": 4}  # a second of compilation each: one case in four
 SERVED = [
     pytest.param(case, name, id=f"{case}-{name}")
     for name in ("auto", *ALGORITHMS)

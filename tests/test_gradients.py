@@ -28,7 +28,7 @@ def gradients(x, w, ct, spec):
 
 
 # Pairs of which neither gradient is served are not collected: `Case.refusal` has the reasons, hundreds of them.
-THINNED = {"offsets": 4}  # a second of compilation each: every so manieth case
+THINNED = {"offsets": 4}  # a second of compilation each: one case in four
 SERVED = [
     pytest.param(case, name, id=f"{case}-{name}")
     for name in ("auto", *ALGORITHMS)
