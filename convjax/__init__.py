@@ -1,11 +1,12 @@
 """Every convolution in JAX: one functional toolkit, at the speed the hardware allows."""
 
-from convjax import lax
+from convjax import analysis, lax
 from convjax._core.accelerate import accelerate
 from convjax._core.algorithms import names as algorithms
 from convjax._core.epilogue import ACTIVATIONS
 from convjax._core.explain import explain
 from convjax._core.primitive import save_convolutions
+from convjax._core.tune import tune
 from convjax.functional import (
     causal_conv,
     conv,
@@ -21,6 +22,7 @@ __all__ = [
     "ACTIVATIONS",
     "accelerate",
     "algorithms",
+    "analysis",
     "causal_conv",
     "conv",
     "conv_transpose",
@@ -30,4 +32,5 @@ __all__ = [
     "pointwise_conv",
     "save_convolutions",
     "separable_conv",
+    "tune",
 ]

@@ -1,6 +1,7 @@
 """Settings that must precede the first use of jax: the CPU, as eight devices. Workers of pytest-xdist load this too."""
 
 import os
+import tempfile
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -10,6 +11,7 @@ FLAGS = (
 )
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["CONVJAX_CACHE_DIR"] = tempfile.mkdtemp(prefix="convjax-tests-")  # what a user measured decides nothing here
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 import jax

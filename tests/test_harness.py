@@ -107,9 +107,13 @@ def test_accelerated_results_are_those_of_lax(name):
 
 @pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "xla"])
 def test_every_algorithm_under_accelerate(algorithm, monkeypatch):
-    """With a decision list of one rule: take this algorithm wherever it serves."""
-    rule = choose.Rule(algorithm, compat.PLATFORMS, lambda *_: True, "it is tested")
-    monkeypatch.setattr(choose, "RULES", (rule,))
+    """As if it had been measured to be the fastest wherever it serves."""
+
+    def fastest(g, platform):
+        served = choose.why_not(algorithm, g.spec, *g.operands, platform) is None
+        return (algorithm, "it is tested") if served else None
+
+    monkeypatch.setattr(choose, "by_measurement", fastest)
     served = [name for name in HARNESSES if choose.why_not(algorithm, *problem(name), "cpu") is None]
     sample = served[:: max(1, len(served) // 3)]
     stock = {name: run(HARNESSES[name]) for name in sample}

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
-from convjax._core import compat
+from convjax._core import compat, tuning
 from convjax._core.bridge import orders, spec_from_lax
 from convjax._core.choose import choose
 from convjax._core.primitive import convolve_ordered
@@ -27,12 +27,16 @@ class Acceleration:
     _installed = ExitStack()  # holds lax's original rules while `_count` handles are in force
     _count = 0
 
-    def __init__(self) -> None:
+    def __init__(self, tune: bool = False) -> None:
         if Acceleration._count == 0:
             rules = {p: partial(_lower, p, compat.lowering_rule(compat.LAX_CONV, p)) for p in compat.PLATFORMS}
             Acceleration._installed.enter_context(compat.lax_lowering(rules))
         Acceleration._count += 1
         self._in_force = True
+        self._tuning = ExitStack()
+        if tune:
+            self._tuning.enter_context(tuning.using("measure"))
+            jax.clear_caches()
 
     @property
     def in_force(self) -> bool:
@@ -43,6 +47,7 @@ class Acceleration:
         if not self._in_force:
             return
         self._in_force = False
+        self._tuning.close()
         Acceleration._count -= 1
         if Acceleration._count == 0:
             Acceleration._installed.close()
@@ -59,13 +64,17 @@ class Acceleration:
         return f"<convjax.accelerate: {'in force' if self._in_force else 'restored'}>"
 
 
-def accelerate() -> Acceleration:
+def accelerate(*, tune: bool = False) -> Acceleration:
     """Make every convolution of this process faster: those of lax, Flax, Equinox, Haiku, Keras on JAX, untouched.
 
     From here on, each `jax.lax.conv_general_dilated` that is compiled, gradients and vmapped ones included, gets the
     algorithm that `convjax.conv` would take. Values agree within the rounding of direct summation, or of an FFT where
     kernels are large (see `convjax.explain`; `precision="highest"` keeps direct summation). JAX's caches are cleared,
     so that functions compiled before are compiled again at their next call; nothing is retraced after that.
+
+    Args:
+      tune: measure each convolution when it is first compiled while this handle is in force, and remember which
+        algorithm was fastest (see `convjax.tune`); compilation takes longer by seconds for each distinct layer.
 
     Returns:
       a handle with `restore()`, which is also a context manager. Handles may be nested.
@@ -79,7 +88,7 @@ def accelerate() -> Acceleration:
       >>> float(y[0, 4, 4, 0])
       9.0
     """
-    return Acceleration()
+    return Acceleration(tune)
 
 
 def _lower(platform: str, original: Callable, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any:

@@ -9,24 +9,41 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxprs_in_params
 from jax.typing import DTypeLike
 
-from convjax._core import arguments
+from convjax._core import arguments, cost, tuning
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.choose import decide, why_not
+from convjax._core.collect import convolutions, gradients
 from convjax._core.compat import PLATFORMS
-from convjax._core.primitive import conv_p, convolve
+from convjax._core.geometry import Geometry
 from convjax._core.spec import ConvSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One algorithm; `refusal` says why it cannot serve, None where it can."""
+    """One algorithm.
+
+    Attributes:
+      algorithm: its name.
+      refusal: why it cannot serve, None where it can.
+      chosen: whether it is taken.
+      estimate_ms: what the cost model expects, None where it has no constants for it.
+      measured_ms: what `tune` measured on this kind of device, None where it did not.
+      reserve: why it is not taken unasked, None where it may be.
+    """
 
     algorithm: str
     refusal: str | None
     chosen: bool
+    estimate_ms: float | None = None
+    measured_ms: float | None = None
+    reserve: str | None = None
+
+    def __str__(self) -> str:
+        mark = "*" if self.chosen else " "
+        times = "".join(f"{'' if ms is None else f'{ms:.3g} ms':>12}" for ms in (self.estimate_ms, self.measured_ms))
+        return f"{mark} {self.algorithm:16}{times}  {self.refusal or self.reserve or ''}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +67,9 @@ class Verdict:
             f"-> {self.chosen} ({self.why})"
         )
         if depth == 0:
+            yield f"    {'':16}{'estimated':>12}{'measured':>12}"
             for candidate in self.candidates:
-                mark = "*" if candidate.chosen else " "
-                yield f"{indent}  {mark} {candidate.algorithm:15} {candidate.refusal or 'can serve'}"
+                yield f"  {candidate}"
         for part in self.parts:
             yield from part.lines(depth + 1)
 
@@ -113,46 +130,44 @@ def explain(
     from convjax.functional import conv
 
     function = function or conv
-    if platform is None:
-        platform = jax.default_backend()
-    else:
-        platform = arguments.choice("explain", "platform", platform, (*PLATFORMS, "gpu"))
-    platform = "cuda" if platform == "gpu" else platform
+    platform = platform_named("explain", platform)
     x, w = (jax.ShapeDtypeStruct(tuple(shape), dtype) for shape in (x_shape, w_shape))
 
     def forward(x: Any, w: Any) -> Any:
         return function(x, w, **options)
 
-    found = list(_convolutions(jax.make_jaxpr(forward)(x, w).jaxpr))
+    found = [g for g, _ in convolutions(jax.make_jaxpr(forward)(x, w).jaxpr)]
     if len(found) != 1:
         raise ValueError(
-            f"explain: function holds {len(found)} convolutions for these arguments; explain one at a time."
+            f"explain: function holds {len(found)} convolutions for these arguments; explain one at a time, or list "
+            "all of them with convjax.analysis.collect(fn, *args)."
         )
-    ((lhs, rhs, spec),) = found
-    out = jax.eval_shape(partial(convolve, spec=spec), lhs, rhs)
-    in_lhs = jax.make_jaxpr(lambda ct, rhs: jax.linear_transpose(lambda lhs: convolve(lhs, rhs, spec), lhs)(ct))
-    in_rhs = jax.make_jaxpr(lambda ct, lhs: jax.linear_transpose(lambda rhs: convolve(lhs, rhs, spec), rhs)(ct))
-    problems = [*found, *_convolutions(in_lhs(out, rhs).jaxpr), *_convolutions(in_rhs(out, lhs).jaxpr)]
+    problems = (found[0], *gradients(found[0]))
     result = Explanation(
-        platform,
-        *(_verdict(name, *problem, platform) for name, problem in zip(arguments.PROBLEMS, problems, strict=True)),
+        platform, *(_verdict(name, g, platform) for name, g in zip(arguments.PROBLEMS, problems, strict=True))
     )
     print(result)
     return result
 
 
-def _verdict(problem: str, lhs: Any, rhs: Any, spec: ConvSpec, platform: str) -> Verdict:
-    chosen, why = decide(spec, lhs, rhs, platform)
-    candidates = tuple(Candidate(n, why_not(n, spec, lhs, rhs, platform), n == chosen) for n in ALGORITHMS)
-    inner = jax.make_jaxpr(partial(ALGORITHMS[chosen].run, spec))(lhs, rhs)
-    parts = tuple(_verdict("part", *found, platform) for found in _convolutions(inner.jaxpr))
-    return Verdict(problem, lhs.shape, rhs.shape, spec, chosen, why, candidates, parts)
+def platform_named(caller: str, platform: str | None) -> str:
+    """As a lowering rule is told it; that of the default device for None."""
+    if platform is None:
+        return tuning.lowering_platform()
+    return "cuda" if platform == "gpu" else arguments.choice(caller, "platform", platform, (*PLATFORMS, "gpu"))
 
 
-def _convolutions(jaxpr: Any) -> Iterator[tuple[Any, Any, ConvSpec]]:
-    """Every convolution of a jaxpr: shapes of its operands and spec."""
-    for equation in jaxpr.eqns:
-        if equation.primitive is conv_p:
-            yield *(v.aval for v in equation.invars), equation.params["spec"]
-        for inner in jaxprs_in_params(equation.params):
-            yield from _convolutions(inner)
+def _verdict(problem: str, g: Geometry, platform: str) -> Verdict:
+    lhs, rhs = g.operands
+    with tuning.reading():
+        chosen, why = decide(g.spec, lhs, rhs, platform)
+        measured, _ = tuning.measurement(g, platform)
+
+    def candidate(name: str) -> Candidate:
+        refusal = why_not(name, g.spec, lhs, rhs, platform)
+        estimate = cost.model(platform).estimate(name, g) if refusal is None and not g.is_empty else None
+        return Candidate(name, refusal, name == chosen, estimate, measured.get(name), cost.too_rough(name, g))
+
+    inner = jax.make_jaxpr(partial(ALGORITHMS[chosen].run, g.spec))(lhs, rhs)
+    parts = tuple(_verdict("part", part, platform) for part, _ in convolutions(inner.jaxpr))
+    return Verdict(problem, g.lhs, g.rhs, g.spec, chosen, why, tuple(map(candidate, ALGORITHMS)), parts)

@@ -1,11 +1,12 @@
-"""One algorithm a file. Each exports two functions and trusts the spec:
+"""One algorithm a file. Each exports three functions and trusts the spec:
 
     supports(spec, lhs, rhs, platform) -> None, or the reason why it cannot serve, in words for a user
+    work(geometry) -> what it will do, for the cost model
     run(spec, lhs, rhs) -> the output
 
 `lhs` and `rhs` are channels-last (see `convjax._core.spec`), and not empty. A rewrite turns a problem into simpler ones
 and binds the primitive again, so that each of them is chosen anew. `ALGORITHMS` is the registry: to add an algorithm,
-write the file, name it here, and give it a line in the decision list of `convjax._core.choose`.
+write the file, name it here, and fit the constants of its work with `python -m benchmarks.fit`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from convjax._core.algorithms import (
     xla,
 )
 from convjax._core.algorithms.winograd import Winograd
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
+
+# Part of every key under which times are remembered: raise it when an algorithm becomes faster or slower.
+REVISION = 1
 
 
 class Algorithm(Protocol):
@@ -41,11 +46,12 @@ class Algorithm(Protocol):
 
     def supports(self, spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None: ...
 
+    def work(self, g: Geometry) -> Work: ...
+
     def run(self, spec: ConvSpec, lhs: Array, rhs: Array) -> Array: ...
 
 
-ALGORITHMS: dict[str, Algorithm] = {
-    # plain
+PLAIN: dict[str, Algorithm] = {
     "xla": xla,
     "taps": taps,
     "gemm": gemm,
@@ -54,10 +60,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "winograd_f2": Winograd(outputs=2),  # as accurate as direct summation
     "fft": fft,
     "overlap_add": overlap_add,
-    # plain, for the shape of a kernel gradient: a kernel as large as the input, few outputs
+    # for the shape of a kernel gradient: a kernel as large as the input, few outputs
     "windows": windows,
     "offsets": offsets,
-    # rewrites
+}
+
+REWRITES: dict[str, Algorithm] = {
     "phase": phase,
     "subpixel": subpixel,
     "space_to_depth": space_to_depth,
@@ -67,6 +75,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "by_feature": by_feature,
     "batch_to_feature": batch_to_feature,
 }
+
+ALGORITHMS: dict[str, Algorithm] = {**PLAIN, **REWRITES}
 
 
 def names() -> tuple[str, ...]:

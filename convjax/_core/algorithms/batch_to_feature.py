@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 
@@ -18,6 +19,13 @@ from convjax._core.spec import ConvSpec
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     """None where this algorithm can serve, else the reason why not, in words for a user."""
     return None if spec.batch_groups > 1 else "no batch groups to rewrite"
+
+
+def work(g: Geometry) -> Work:
+    groups = g.spec.batch_groups
+    spec = g.spec.auto(feature_groups=groups, batch_groups=1)
+    lhs = (g.batch, *g.lhs[1:-1], groups * g.lhs[-1])
+    return Work("batch_to_feature", 0, g.elements[0], 1, ((1, Geometry(spec, lhs, g.rhs, g.dtype)),))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

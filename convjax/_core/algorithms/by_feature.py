@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 
@@ -34,6 +35,14 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if patch_bytes < MIN_PATCH_BYTES:
         return f"the patches of a feature take {patch_bytes} bytes: a product pays from {MIN_PATCH_BYTES}"
     return None
+
+
+def work(g: Geometry) -> Work:
+    features, one = g.lhs[-1], g.spec.auto()
+    part = Geometry(one, (*g.lhs[:-1], 1), (*g.kernel, 1, g.rhs[-1]), g.dtype)
+    return Work(
+        "by_feature", 0, features * g.elements[2] + g.elements[0] + g.elements[1], features, ((features, part),)
+    )
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

@@ -7,6 +7,7 @@ Error: norm-wise, about 1e-7 of the largest output in float32, however small the
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jax import Array
 
 from convjax._core.arrange import grouped, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
-from convjax._core.spec import ConvSpec
+from convjax._core.geometry import Geometry, Work
+from convjax._core.spec import ConvSpec, dilate
 
 # Up to so many products a frequency they are fused sums; beyond, matrix products with the frequency as batch.
 FUSED_PRODUCTS = 16
@@ -27,6 +29,26 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if not jnp.issubdtype(accumulator(spec, lhs.dtype), jnp.inexact):
         return f"{lhs.dtype} operands: integers are exact or refused, and a transform rounds"
     return None
+
+
+def work(g: Geometry) -> Work:
+    """As many transforms as planes; a real one counts its elements once, a complex one twice."""
+    low = [lo for lo, _ in g.spec.padding]
+    size = [lo + dilate(n, d) for lo, n, d in zip(low, g.lhs[1:], g.spec.lhs_dilation, strict=False)]
+    last = [(n - 1) * s for n, s in zip(g.out, g.spec.strides, strict=True)]
+    window = g.spec.window(g.rhs)
+    points = math.prod(fast_length(circle(*axis)) for axis in zip(low, size, last, window, strict=True))
+    return spectra("fft", g, points, 1)
+
+
+def spectra(kind: str, g: Geometry, points: int, blocks: int) -> Work:
+    """Transforms of `points` elements, `blocks` of them for a plane of input or output and one for a kernel's."""
+    groups, batch, features, outputs = g.spec.groups, g.batch * blocks, g.features, g.outputs
+    planes = groups * (batch * features + features * outputs + batch * outputs)
+    products = groups * batch * features * outputs * points
+    if features * outputs > FUSED_PRODUCTS:
+        kind = f"{kind}, wide"
+    return Work(kind, products, planes * points * math.log2(max(2, points)), planes)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

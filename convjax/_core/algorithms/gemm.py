@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from convjax._core.arrange import groups_first, groups_last, met_by, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec, dilate
 
 # 3x3 64->64 at 56x56, 2 cores with 1 MiB of L2 each: 27 ms at one row (129 KiB) a block, 44 ms whole (58 MB).
@@ -34,6 +35,15 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if (taps := math.prod(rhs.shape[:-2])) > MAX_TAPS:
         return f"{taps} taps would be as many slices in the program: at most {MAX_TAPS}"
     return None
+
+
+def work(g: Geometry) -> Work:
+    kind = "gemm" if g.is_dense else "gemm, grouped"
+    if g.taps == 1:
+        return Work(f"{kind}, one tap", g.vector_macs, g.patches, g.spec.groups)
+    row_bytes = math.prod(g.out[1:]) * math.prod(g.rhs[:-1]) * g.dtype.itemsize
+    blocks = -(-g.out[0] // max(1, BLOCK_BYTES // row_bytes)) * g.batch
+    return Work(kind, g.vector_macs, g.patches, blocks)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from convjax._core.arrange import groups_first, groups_last
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
 # 1 MiB of patches a block, as in `gemm`; the buffer of indices is a constant of the program.
@@ -32,6 +33,12 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if indices > MAX_INDICES:
         return f"{indices} indices would be a constant of {4 * indices} bytes: at most {MAX_INDICES}"
     return None
+
+
+def work(g: Geometry) -> Work:
+    kind = "indirect, gradient" if g.is_kernel_gradient else "indirect"
+    blocks = 1 + g.patches * g.dtype.itemsize // BLOCK_BYTES
+    return Work(kind if g.is_dense else f"{kind}, grouped", g.vector_macs, g.patches, blocks)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

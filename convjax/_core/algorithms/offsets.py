@@ -21,6 +21,7 @@ from jax import Array, lax
 
 from convjax._core.arrange import block_counts, block_shape, exchanged, group_sizes, pad_space, split_axis, unravel
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
 MAX_CHANNELS_PER_GROUP = 8  # of the convolution whose gradient this is; more were not measured
@@ -37,6 +38,14 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if batch > MAX_CHANNELS_PER_GROUP:
         return f"{batch} rows of output a group: a matrix product is cheaper above {MAX_CHANNELS_PER_GROUP}"
     return None
+
+
+def work(g: Geometry) -> Work:
+    tiles = -(-g.elements[1] // BLOCK_ELEMENTS)
+    passes = -(-g.positions * g.batch // UNROLLED_OFFSETS)
+    kind = "offsets" if g.is_kernel_gradient else "offsets, forward"
+    kind += ", thin" if g.rhs[-1] < 16 else "" if g.batch == 1 else ", grouped"
+    return Work(kind, g.macs, g.padded + passes * (g.padded + g.elements[1]), tiles * passes)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

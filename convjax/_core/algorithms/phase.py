@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec, dilate
 
@@ -33,6 +34,18 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
         if stride > 1 and period(stride, dilation) > MAX_SLICES:
             return f"stride {stride} with dilation {dilation} needs more than {MAX_SLICES} slices"
     return None
+
+
+def work(g: Geometry) -> Work:
+    periods = list(map(period, g.spec.strides, g.spec.rhs_dilation))
+    strides = tuple(s // math.gcd(s, d) for s, d in zip(g.spec.strides, g.spec.rhs_dilation, strict=True))
+    lengths = [
+        (-(-out // phases) - 1) * stride + taps
+        for out, phases, stride, taps in zip(g.out, periods, strides, g.kernel, strict=True)
+    ]
+    dense = g.spec.auto(strides=strides, padding=((0, 0),) * g.spec.ndim, rhs_dilation=(1,) * g.spec.ndim)
+    part = Geometry(dense, (g.lhs[0] * math.prod(periods), *lengths, g.lhs[-1]), g.rhs, g.dtype)
+    return Work("phase", 0, g.padded + g.elements[2], math.prod(periods), ((1, part),))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

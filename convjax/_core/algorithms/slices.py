@@ -11,6 +11,7 @@ Error: that of the convolution that serves the slices, plus a sum over them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax import Array, lax
 
 from convjax._core.arrange import pad_space
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec, dilate
 
@@ -35,19 +37,36 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     return None
 
 
+def work(g: Geometry) -> Work:
+    plane, taps, out = plane_spec(g.spec), g.rhs[0], g.out[0]
+    if taps <= out:
+        lhs, rhs, count = (g.lhs[0] * out, *g.lhs[2:]), g.rhs[1:], taps
+        moved = taps * g.elements[2]
+    else:
+        lhs, count = (g.lhs[0], *g.lhs[2:-1], g.lhs[-1] * taps), out
+        rhs = (*g.rhs[1:-2], g.rhs[-2] * taps, g.rhs[-1])
+        moved = out * math.prod(lhs) + g.elements[2]
+    return Work("slices", 0, moved, count, ((count, Geometry(plane, lhs, rhs, g.dtype)),))
+
+
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     rest = ((0, 0),) * (spec.ndim - 1)
     padded = pad_space(lhs, (spec.padding[0], *rest), (spec.lhs_dilation[0],) + (1,) * (spec.ndim - 1))
-    plane = spec.auto(
+    plane = plane_spec(spec)
+    out = spec.out_space(lhs.shape, rhs.shape)[0]
+    if rhs.shape[0] <= out:
+        return sum_over_kernel(spec, plane, out, padded, rhs)
+    return stack_over_output(spec, plane, out, padded, rhs)
+
+
+def plane_spec(spec: ConvSpec) -> ConvSpec:
+    """The convolution of a slice."""
+    return spec.auto(
         strides=spec.strides[1:],
         padding=spec.padding[1:],
         lhs_dilation=spec.lhs_dilation[1:],
         rhs_dilation=spec.rhs_dilation[1:],
     )
-    out = spec.out_space(lhs.shape, rhs.shape)[0]
-    if rhs.shape[0] <= out:
-        return sum_over_kernel(spec, plane, out, padded, rhs)
-    return stack_over_output(spec, plane, out, padded, rhs)
 
 
 def sum_over_kernel(spec: ConvSpec, plane: ConvSpec, out: int, padded: Array, rhs: Array) -> Array:

@@ -10,11 +10,13 @@ Error: that of the convolution that serves the rewritten problem.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 
@@ -29,6 +31,15 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
         if stride > 1 and dilation > 1:
             return f"stride {stride} with kernel dilation {dilation}: the taps do not fall into blocks"
     return None
+
+
+def work(g: Geometry) -> Work:
+    spec, factor = g.spec, math.prod(g.spec.strides)
+    blocks = [-(-taps // stride) for taps, stride in zip(g.kernel, spec.strides, strict=True)]
+    space = [o + (b - 1) * d for o, b, d in zip(g.out, blocks, spec.rhs_dilation, strict=True)]
+    deep = spec.auto(strides=(1,) * spec.ndim, padding=((0, 0),) * spec.ndim)
+    lhs, rhs = (g.lhs[0], *space, g.lhs[-1] * factor), (*blocks, g.rhs[-2] * factor, g.rhs[-1])
+    return Work("space_to_depth", 0, 2 * math.prod(lhs), 1, ((1, Geometry(deep, lhs, rhs, g.dtype)),))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from convjax._core.arrange import groups_first, groups_last
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 
@@ -26,6 +27,13 @@ MAX_UNROLLED = 32
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     """None where this algorithm can serve, else the reason why not, in words for a user."""
     return None if spec.groups > 1 else "one group: there is nothing to split"
+
+
+def work(g: Geometry) -> Work:
+    groups, one = g.spec.groups, g.spec.auto(feature_groups=1, batch_groups=1)
+    lhs, rhs = (g.batch, *g.lhs[1:-1], g.features), (*g.rhs[:-1], g.outputs)
+    moved = g.elements[0] + g.elements[2]
+    return Work("split_groups", 0, moved, groups, ((groups, Geometry(one, lhs, rhs, g.dtype)),))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

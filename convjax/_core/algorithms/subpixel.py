@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from convjax._core.dtypes import output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 
@@ -44,6 +45,20 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if (number := math.prod(map(period, spec.strides, spec.lhs_dilation))) > MAX_PHASES:
         return f"{number} phases would make {number} convolutions: at most {MAX_PHASES} are unrolled"
     return None
+
+
+def work(g: Geometry) -> Work:
+    spec = g.spec
+    periods = tuple(map(period, spec.strides, spec.lhs_dilation))
+    lengths = tuple(-(-size // step) for size, step in zip(g.out, periods, strict=True))
+    parts = []
+    for offsets in itertools.product(*map(range, periods)):
+        axes = [axis_phase(spec, i, r, g.lhs[1 + i], g.rhs[i], lengths[i]) for i, r in enumerate(offsets)]
+        met = [axis for axis in axes if axis is not None]
+        if len(met) == len(axes):
+            taps = tuple(len(range(*axis.taps.indices(k))) for axis, k in zip(met, g.kernel, strict=True))
+            parts.append((1, Geometry(phase_spec(spec, met), g.lhs, (*taps, *g.rhs[-2:]), g.dtype)))
+    return Work("subpixel", 0, g.elements[2], math.prod(periods), tuple(parts))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -92,13 +107,16 @@ def convolve_phase(
     met = [axis for axis in axes if axis is not None]
     if len(met) < len(axes):
         return jnp.zeros((lhs.shape[0] // spec.batch_groups, *lengths, rhs.shape[-1]), output_dtype(spec, lhs.dtype))
-    phase_spec = spec.auto(
-        strides=tuple(axis.stride for axis in met),
-        padding=tuple(axis.padding for axis in met),
+    return convolve(lhs, rhs[tuple(axis.taps for axis in met)], phase_spec(spec, met))
+
+
+def phase_spec(spec: ConvSpec, axes: list[Phase]) -> ConvSpec:
+    return spec.auto(
+        strides=tuple(axis.stride for axis in axes),
+        padding=tuple(axis.padding for axis in axes),
         lhs_dilation=(1,) * spec.ndim,
-        rhs_dilation=tuple(axis.dilation for axis in met),
+        rhs_dilation=tuple(axis.dilation for axis in axes),
     )
-    return convolve(lhs, rhs[tuple(axis.taps for axis in met)], phase_spec)
 
 
 def interleave(phases: list[Array], periods: tuple[int, ...], out: tuple[int, ...]) -> Array:

@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from convjax._core.arrange import block_counts, block_shape, group_sizes, grouped, pad_space, unravel
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
 # 8 was timed (3x3 256 @28 N8, 5.7 ms), nothing above it.
@@ -35,6 +36,13 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if channels > MAX_CHANNELS_PER_GROUP:
         return f"{channels} channels a group: a matrix product is cheaper above {MAX_CHANNELS_PER_GROUP}"
     return None
+
+
+def work(g: Geometry) -> Work:
+    passes = max(1, g.taps * g.features // SCANNED_PRODUCTS)
+    kind = "taps, gradient" if g.is_kernel_gradient else "taps"
+    kind += ", thin" if g.rhs[-1] < 16 else "" if g.features == 1 else ", grouped"
+    return Work(kind, g.macs, g.padded + passes * g.elements[2], passes)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

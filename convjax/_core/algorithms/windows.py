@@ -21,6 +21,7 @@ from jax import Array
 
 from convjax._core.arrange import groups_first, groups_last, met_by, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
 # Each output position is a product in the program, and XLA takes minutes to compile a hundred of them.
@@ -32,6 +33,11 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     if (outputs := math.prod(spec.out_space(lhs.shape, rhs.shape))) > MAX_OUTPUTS:
         return f"{outputs} output positions would be as many products: at most {MAX_OUTPUTS} are unrolled"
     return None
+
+
+def work(g: Geometry) -> Work:
+    operands = g.positions * (g.patches // g.positions + g.elements[1])
+    return Work("windows" if g.is_dense else "windows, grouped", g.macs, operands, g.positions * g.spec.groups)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

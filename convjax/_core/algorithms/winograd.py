@@ -29,6 +29,7 @@ from jax import Array, lax
 
 from convjax._core.arrange import largest_divisor, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
 POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2", "4", "-4", "1/4", "-1/4"))
@@ -66,6 +67,19 @@ class Winograd:
         if any(taps > out for taps, out in sizes) and any(taps < out for taps, out in sizes):
             return "long in the kernel along one axis and in the output along another"
         return None
+
+    def work(self, g: Geometry) -> Work:
+        short, long = (g.kernel, g.out) if not g.is_kernel_gradient else (g.out, g.kernel)
+        tile = [outputs_a_tile(self.outputs, size) for size in short]
+        points = math.prod(m + size - 1 for m, size in zip(tile, short, strict=True))
+        tiles = math.prod(-(-size // m) for size, m in zip(long, tile, strict=True))
+        rows, columns, depth = g.batch * tiles, g.features, g.outputs
+        many = ", 3-D" if g.spec.ndim > 2 else ""
+        if g.is_kernel_gradient:
+            moved = points * (tiles * g.features * (g.batch + g.outputs) + g.batch * g.outputs)
+            return Work(f"winograd, gradient{many}", points * rows * columns * depth, moved, points)
+        moved = points * (rows * (columns + depth) + columns * depth)
+        return Work(f"winograd{many}", points * rows * columns * depth, moved, points)
 
     def run(self, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         out = spec.out_space(lhs.shape, rhs.shape)

@@ -1,0 +1,97 @@
+"""The cost model: how long an algorithm takes on a problem, from its work and constants fitted to measurements.
+
+    time = fixed + macs * a + moved * b + steps * c + the estimates of the parts that a rewrite makes
+
+The work of an algorithm is in its own file; `a`, `b`, `c` and `fixed` of each kind of work are in
+`constants/<platform>.json`, which `python -m benchmarks.fit` writes from a sweep over the benchmarks, with how well
+they predict what was held out. A platform without constants has no estimates.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+
+from convjax._core.algorithms import ALGORITHMS, REWRITES
+from convjax._core.geometry import Geometry, Work
+
+# A rewrite of a rewrite of a rewrite is looked at no further, which keeps an estimate below a few milliseconds.
+DEEPEST = 2
+# Taps from which the rounding of direct summation is no smaller than that of a transform.
+LONG = 128
+
+Constants = dict[str, dict[str, float]]
+
+
+class CostModel:
+    """Estimates for one platform, each made once."""
+
+    def __init__(self, nanoseconds: Constants, platform: str) -> None:
+        self.nanoseconds, self.platform = nanoseconds, platform
+        self.estimate = functools.lru_cache(2**13)(self._estimate)
+        self.estimates = functools.lru_cache(2**12)(self._estimates)
+
+    def _estimate(self, name: str, geometry: Geometry, depth: int = 0) -> float | None:
+        """Milliseconds that an algorithm that can serve will take; None where its kind of work was not measured."""
+        work = ALGORITHMS[name].work(geometry)
+        constants, parts = self.constants(work.kind), self.of_parts(work, depth)
+        return None if constants is None or parts is None else parts + own_time(work, constants)
+
+    def constants(self, kind: str) -> dict[str, float] | None:
+        """Of this kind of work, else of the one that it is a special case of: "xla" for "xla, 3-D"."""
+        while kind and kind not in self.nanoseconds:
+            kind = kind.rpartition(", ")[0]
+        return self.nanoseconds.get(kind)
+
+    def of_parts(self, work: Work, depth: int = 0) -> float | None:
+        """Milliseconds of the parts that a rewrite makes, each served by what is best for it."""
+        total = 0.0
+        for count, part in work.parts:
+            if part.is_empty:
+                continue
+            times = self.estimates(part, depth + 1)
+            if not times:
+                return None
+            total += count * min(times.values())
+        return total
+
+    def _estimates(self, geometry: Geometry, depth: int = 0) -> dict[str, float]:
+        """Of every algorithm that can serve, may be taken unasked, and has an estimate."""
+        names = admissible(geometry, self.platform) if self.nanoseconds else []
+        made = {n: self.estimate(n, geometry, depth) for n in names if depth < DEEPEST or n not in REWRITES}
+        return {name: ms for name, ms in made.items() if ms is not None}
+
+
+@functools.cache
+def model(platform: str) -> CostModel:
+    """The model of a platform, by the constants in the package; without any it knows nothing."""
+    file = resources.files("convjax._core") / "constants" / f"{platform}.json"
+    return CostModel(json.loads(file.read_text())["nanoseconds"] if file.is_file() else {}, platform)
+
+
+def own_time(work: Work, nanoseconds: dict[str, float]) -> float:
+    """Milliseconds of what an algorithm does itself, its parts left aside."""
+    c = nanoseconds
+    return 1e-6 * (c["fixed"] + c["macs"] * work.macs + c["moved"] * work.moved + c["steps"] * work.steps)
+
+
+def admissible(geometry: Geometry, platform: str) -> list[str]:
+    """Names of the algorithms that can serve and keep the accuracy that is promised unasked."""
+    return [
+        name
+        for name, algorithm in ALGORITHMS.items()
+        if too_rough(name, geometry) is None and algorithm.supports(geometry.spec, *geometry.operands, platform) is None
+    ]
+
+
+def too_rough(name: str, geometry: Geometry) -> str | None:
+    """None where the accuracy of an algorithm allows to take it unasked, else the reason why not."""
+    if name == "winograd":
+        return "its error is 25 times that of direct summation"
+    if name in ("winograd_f2", "fft", "overlap_add") and not geometry.may_mix:
+        return "its error is relative to the largest output, and precision='highest' asks for more"
+    short = geometry.positions if geometry.is_kernel_gradient else geometry.taps
+    if name in ("fft", "overlap_add") and short < LONG:
+        return f"its error is relative to the largest output: taken unasked from {LONG} taps on"
+    return None
