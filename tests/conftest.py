@@ -17,3 +17,16 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).st
 import jax
 
 jax.config.update("jax_platforms", "cpu")  # where a plugin has imported jax already
+import pytest
+
+from convjax._core import choose
+
+# Layers and networks are many small programs, and what serves them is tested elsewhere: as users have it, quick to
+# compile. Everywhere else small problems stand for large ones, so that `auto` takes what it would take for those.
+AS_USERS_HAVE_IT = ("test_models", "test_nnx", "test_linen", "test_flax", "test_interop", "test_examples")
+
+
+@pytest.fixture(autouse=True)
+def small_problems_stand_for_large_ones(request, monkeypatch):
+    if not request.module.__name__.rpartition(".")[2].startswith(AS_USERS_HAVE_IT):
+        monkeypatch.setattr(choose, "WORTHWHILE_MS", 0.0)

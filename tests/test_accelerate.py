@@ -129,9 +129,22 @@ def test_without_jit_as_well():
 # --- which algorithm ran ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nnx depthwise", "lax depthwise", "lax depthwise 7x7", "lax causal depthwise"])
+WIDE = {
+    "nnx": partial(nnx_layer, 64, 64, (3, 3), feature_group_count=64, batch=(4, 28, 28)),
+    "linen": partial(linen_layer, 64, 64, (3, 3), feature_group_count=64, batch=(4, 28, 28)),
+    "lax": partial(raw, (4, 64, 28, 28), (64, 1, 3, 3), (1, 1), "SAME", feature_group_count=64),
+    "lax 7x7": partial(
+        raw, (4, 28, 28, 64), (7, 7, 1, 64), (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=64
+    ),
+    "lax causal": partial(
+        raw, (4, 256, 64), (4, 1, 64), (1,), ((3, 0),), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=64
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
 def test_a_depthwise_program_holds_no_convolution_any_more(name):
-    function, arguments = code(name)
+    function, arguments = WIDE[name]()
     operations = lambda: jax.jit(function).lower(*arguments).as_text()
     assert "stablehlo.convolution" in operations()
     with convjax.accelerate():

@@ -63,8 +63,9 @@ def test_abstract_arguments_and_other_dtypes():
 
 
 def test_the_platform_is_the_one_asked_for():
-    (here,) = convjax.analysis.collect(convjax.depthwise_conv, X, np.ones((3, 3, 4, 1), np.float32))
-    (there,) = convjax.analysis.collect(convjax.depthwise_conv, X, np.ones((3, 3, 4, 1), np.float32), platform="gpu")
+    x, w = jax.ShapeDtypeStruct((8, 56, 56, 128), np.float32), jax.ShapeDtypeStruct((3, 3, 128, 1), np.float32)
+    (here,) = convjax.analysis.collect(convjax.depthwise_conv, x, w, platform="cpu")
+    (there,) = convjax.analysis.collect(convjax.depthwise_conv, x, w, platform="gpu")
     assert here.algorithm != "xla"
     assert (there.algorithm, "cuda" in there.why) == ("xla", True)
     with pytest.raises(ValueError, match="platform"):
