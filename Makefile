@@ -33,7 +33,7 @@ fuzz: $(VENV)/.test ## random problems against the oracle; FUZZ=300 for fewer
 	$(BIN)/python -m tests.fuzz --problems $(FUZZ)
 
 bench: $(VENV)/.test ## the table of the README: convjax against lax
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run --suite anchors
 
 environment: $(VENV)/.test ## only install what tests and examples need
 

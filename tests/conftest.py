@@ -11,7 +11,8 @@ FLAGS = (
 )
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["CONVJAX_CACHE_DIR"] = tempfile.mkdtemp(prefix="convjax-tests-")  # what a user measured decides nothing here
+os.environ["CONVJAX_TUNE"] = "off"  # what was measured on this machine decides nothing here
+os.environ["CONVJAX_CACHE_DIR"] = tempfile.mkdtemp(prefix="convjax-tests-")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 import jax

@@ -155,6 +155,24 @@ def test_keys_tell_problems_apart():
     assert of(c.spec) != of(c.using("taps"))  # the highest precision
 
 
+def test_what_ships_is_sound_and_says_nothing_on_other_versions(monkeypatch):
+    files = [f for f in (cache.resources.files("convjax._core") / "tables").iterdir() if f.name.endswith(".json")]
+    assert files
+    for file in files:
+        content = json.loads(file.read_text())
+        assert file.name == cache.file_name(content["device"])
+        for version, entries in content["versions"].items():
+            monkeypatch.setattr(cache, "VERSION", version)
+            cache.forget()
+            assert cache.shipped(content["device"]) == entries
+            assert all(cache._is_sound(times) for times in entries.values())
+        monkeypatch.setattr(cache, "VERSION", "another")
+        cache.forget()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert cache.shipped(content["device"]) == {}
+
+
 def test_a_shipped_table_is_used_where_the_user_has_none(own_folder, monkeypatch, tmp_path_factory):
     package = tmp_path_factory.mktemp("package")
     (package / "tables").mkdir()
