@@ -1,1 +1,1 @@
-"""Measurements: the layers in `cases.py`, the program in `run.py`."""
+"""Measurements: the layers in `cases.py`, the programs in `run.py` and `device.py`; see README.md."""

@@ -27,6 +27,7 @@ from convjax._core.algorithms import ALGORITHMS, PLAIN, REVISION, REWRITES
 from convjax._core.choose import preferred
 from convjax._core.cost import Constants, CostModel, admissible, own_time
 from convjax._core.geometry import Geometry
+from convjax._core.measure import Timing
 
 TERMS = ("fixed", "macs", "moved", "steps")
 # Where a fit starts and what it is drawn to where data are few: nanoseconds of an operation, a multiply-add, an
@@ -43,7 +44,8 @@ def load(path: Path) -> tuple[Measured, dict]:
     for layer, problem, geometry in problems():
         times = sweep["times"].get(layer, {}).get(problem)
         if times:
-            measured.append((layer, geometry, {name: timing[0] for name, timing in times.items()}))
+            timings = {name: Timing(*timing).in_a_program_ms(sweep["platform"]) for name, timing in times.items()}
+            measured.append((layer, geometry, timings))
     return measured, sweep
 
 
@@ -140,7 +142,8 @@ def table(measured: Measured) -> dict[str, dict[str, float]]:
         allowed = [name for name in admissible(geometry, "cpu") if name in times]
         best = sorted(allowed, key=times.__getitem__)[:2]
         if not layer.endswith("reduced"):
-            found[cache.problem_key(geometry)] = {n: times[n] for n in dict.fromkeys([*best, "xla"]) if n in times}
+            kept = [name for name in dict.fromkeys([*best, "xla"]) if name in times]
+            found[cache.problem_key(geometry)] = {name: round(times[name], 3) for name in kept}
     return found
 
 

@@ -1,215 +1,219 @@
-"""Time convjax against lax (and PyTorch) on real layers, side by side in one process.
+"""Time convjax against lax, PyTorch and SciPy on real layers, side by side in one process.
 
-    python -m benchmarks.run                         the table of the README
-    python -m benchmarks.run --filter depthwise --peers lax,torch --json out/bench.json
+    python -m benchmarks.run --suite anchors         the table of the README
+    python -m benchmarks.run --peers lax,torch --json out/bench.json --markdown out/bench.md --plot out/bench.png
+    python -m benchmarks.run --filter depthwise --mode kernel_grad --algorithms auto,offsets,fft
+    python -m benchmarks.run --from-json out/bench.json --plot out/bench.png
 
-Rounds are interleaved, so that a machine that slows down slows every peer down; medians are printed. A peer whose first
-call is slow is measured less often. Every result is compared with lax's before its time counts.
+Rounds are interleaved, so that a machine that slows down slows every peer down; medians count. A peer whose first call
+is slow is measured less often, and one that would take too long is left out, with the reason. Every result is compared
+with a float64 reference, and a wrong one has no time. A case that fails is reported, and the rest goes on; Ctrl-C ends
+the run, and keeps what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
-import math
 import os
 import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import jaxlib
 import numpy as np
-from jax import Array, lax
+import scipy
 from tqdm import tqdm
 
 import convjax
-from benchmarks.cases import LAYERS, Layer
-from convjax._core.bridge import lax_params
-from convjax._core.primitive import convolve
+from benchmarks import peers, report
+from benchmarks.cases import SUITES, select
+from benchmarks.layer import MODES, Layer
+from benchmarks.reference import Results, largest_error, reference, relative_error
+from benchmarks.timing import ceilings, fraction_of_ceiling, interleaved, machine, timed
 
-MODES = ("forward", "train")
-Peer = Callable[[], Any]
-
-
-def with_gradients(conv: Callable, mode: str) -> Callable:
-    """The forward pass, or output and both gradients."""
-    if mode == "forward":
-        return lambda x, w, ct: conv(x, w)
-
-    def train(x: Array, w: Array, ct: Array) -> Any:
-        out, pullback = jax.vjp(conv, x, w)
-        return out, *pullback(ct)
-
-    return train
+DEFAULT_MODES = ("forward", "train")
+MIB = 2**20
 
 
-def jax_peer(conv: Callable, mode: str, operands: Sequence[np.ndarray]) -> Peer:
-    arrays = [jnp.asarray(a) for a in operands]
-    compiled = jax.jit(with_gradients(conv, mode)).lower(*arrays).compile()
-    return lambda: jax.block_until_ready(compiled(*arrays))
-
-
-def torch_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray]) -> Peer:
-    """oneDNN through PyTorch, channels-last where it has that layout, all threads."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or its idle threads spin into the next peer's time
-    import torch
-
-    case, spec = layer.case, layer.case.spec
-    n = spec.ndim
-    memory = {2: torch.channels_last, 3: torch.channels_last_3d}.get(n, torch.contiguous_format)
-    x, w, ct = (torch.from_numpy(np.ascontiguousarray(a)) for a in operands)
-    last_to_first = (0, n + 1, *range(1, n + 1))
-    x, ct = (a.permute(last_to_first).contiguous(memory_format=memory) for a in (x, ct))
-    lo = tuple(p for p, _ in spec.padding)
-    if any(d > 1 for d in spec.lhs_dilation):
-        weight = w.flip(tuple(range(n))).permute(n, n + 1, *range(n))
-        crop = tuple(k - 1 - p for k, p in zip(case.rhs_shape, lo, strict=False))
-        function = getattr(torch.nn.functional, f"conv_transpose{n}d")
-        options: dict[str, Any] = dict(stride=spec.lhs_dilation, padding=crop)
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the suite as the arguments say, print the table, and return everything that was measured."""
+    args = parse(argv)
+    if args.from_json:
+        measured = json.loads(args.from_json.read_text())
     else:
-        weight = w.permute(n + 1, n, *range(n))
-        function = getattr(torch.nn.functional, f"conv{n}d")
-        options = dict(stride=spec.strides, padding=lo, dilation=spec.rhs_dilation, groups=spec.feature_groups)
-    weight = weight.contiguous(memory_format=memory)
-    length = ct.shape[2:]
-
-    def forward() -> Any:
-        out = function(x, weight, **options)
-        return out[(slice(None), slice(None), *(slice(0, size) for size in length))]  # a causal pad is two-sided here
-
-    def train() -> Any:
-        x.requires_grad_(), weight.requires_grad_()
-        x.grad = weight.grad = None
-        out = forward()
-        out.backward(ct)
-        return out, x.grad, weight.grad
-
-    def no_grad() -> Any:
-        with torch.no_grad():
-            return forward()
-
-    return train if mode == "train" else no_grad
+        found = versions(name for name in args.peers if name == "torch")
+        measured = {"machine": machine(), "versions": found, "settings": settings(args)}
+        run_suite(measured, args)
+    print("\n" + report.summary(measured))
+    if args.markdown:
+        write(args.markdown, report.markdown(measured))
+    if args.plot:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        report.plot(measured, args.plot)
+    return measured
 
 
-def peers(layer: Layer, mode: str, names: Sequence[str], algorithm: str) -> dict[str, Peer]:
-    case = layer.case
-    operands = (*case.operands(), case.cotangent())
-    spec = (
-        case.spec
-        if algorithm == "auto"
-        else case.spec.replace(algorithms=(algorithm, f"{algorithm}?", f"{algorithm}?"))
-    )
-    made: dict[str, Peer] = {"convjax": jax_peer(lambda x, w: convolve(x, w, spec), mode, operands)}
-    if "lax" in names:
-        made["lax"] = jax_peer(lambda x, w: lax.conv_general_dilated(x, w, **lax_params(case.spec)), mode, operands)
-    if "torch" in names:
-        made["torch"] = torch_peer(layer, mode, operands)
-    return made
-
-
-def measure(made: dict[str, Peer], rounds: int, patience_s: float) -> tuple[dict[str, list[float]], float]:
-    """Milliseconds of each peer, interleaved; and how far convjax is from lax, relative to the largest element."""
-    times: dict[str, list[float]] = {}
-    first: dict[str, Any] = {}
-    for name, run in made.items():
-        start = time.perf_counter()
-        first[name] = run()
-        seconds = time.perf_counter() - start
-        times[name] = [seconds * 1e3] if seconds > patience_s else []  # a warm-up, but where it is all there will be
-    order = list(made.items())
-    for _ in range(rounds):
-        order.append(order.pop(0))  # whoever comes after whom changes, as caches and idle threads are inherited
-        for name, run in order:
-            if sum(times[name]) < patience_s * 1e3:
-                start = time.perf_counter()
-                run()
-                times[name].append((time.perf_counter() - start) * 1e3)
-    error = math.nan
-    if "lax" in first:
-        pairs = zip(jax.tree.leaves(first["convjax"]), jax.tree.leaves(first["lax"]), strict=True)
-        error = max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
-    return times, error
-
-
-def record(layer: Layer, mode: str, names: Sequence[str], algorithm: str, rounds: int, patience_s: float) -> dict:
-    times, error = measure(peers(layer, mode, names, algorithm), rounds, patience_s)
-    medians = {name: float(np.median(t)) for name, t in times.items()}
-    return dict(
-        layer=layer.name,
-        mode=mode,
-        ms=medians,
-        spread={name: [min(t), max(t), len(t)] for name, t in times.items()},
-        error=error,
-        gflops=layer.case.spec.flops(layer.case.lhs_shape, layer.case.rhs_shape) / medians["convjax"] / 1e6,
-    )
-
-
-def markdown(records: Sequence[dict], names: Sequence[str]) -> str:
-    """Layers down, for each mode convjax's milliseconds and how many times longer each peer takes."""
-    heads = [head for mode in MODES for head in (f"{mode}, ms", *(f"{p} / convjax" for p in names))]
-    lines = ["| layer | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    by_layer: dict[str, dict[str, dict]] = {}
-    for r in records:
-        by_layer.setdefault(r["layer"], {})[r["mode"]] = r
-    for name, modes in by_layer.items():
-        cells = []
-        for mode in MODES:
-            ms = modes.get(mode, {}).get("ms")
-            cells += (
-                ["", *("" for _ in names)]
-                if ms is None
-                else [f"{ms['convjax']:.3g}", *(f"{ms[p] / ms['convjax']:.3g}" for p in names)]
-            )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    for p in names:
-        for mode in MODES:
-            ratios = [r["ms"][p] / r["ms"]["convjax"] for r in records if r["mode"] == mode]
-            if ratios:
-                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-                lines.append(f"\nGeometric mean of {p} / convjax, {mode}: {mean:.3g}; least: {min(ratios):.3g}.")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
-    parser.add_argument("--filter", default="", help="only layers whose name holds this text")
-    parser.add_argument("--mode", choices=(*MODES, "both"), default="both")
-    parser.add_argument("--peers", default="lax", help="comma-separated: lax, torch")
-    parser.add_argument("--algorithm", default="auto", help="one algorithm instead of the chooser's")
-    parser.add_argument("--rounds", type=int, default=9, help="measurements of each peer at most")
-    parser.add_argument(
-        "--patience", type=float, default=6.0, help="seconds for one peer of one layer, at least one call"
-    )
-    parser.add_argument("--json", type=Path, help="write every number here")
-    args = parser.parse_args(argv)
-    names = [n for n in args.peers.split(",") if n]
-    jobs = [
-        (layer, mode)
-        for layer in LAYERS
-        if args.filter.lower() in layer.name.lower()
-        for mode in (MODES if args.mode == "both" else (args.mode,))
-    ]
-    records = []
-    for layer, mode in tqdm(jobs, disable=None, unit="case"):
-        try:
-            records.append(record(layer, mode, names, args.algorithm, args.rounds, args.patience))
-        except Exception as error:  # one case that fails is reported, the rest goes on
-            tqdm.write(f"{layer.name}, {mode}: {type(error).__name__}: {error}")
-            continue
-        r = records[-1]
-        tqdm.write(
-            f"{layer.name:40} {mode:8} {'  '.join(f'{n} {t:.3g} ms' for n, t in r['ms'].items())}"
-            f"  error {r['error']:.1e}"
-        )
-    device = jax.devices()[0].device_kind
-    print(f"\n{device}, {platform.machine()}, jax {jax.__version__}, convjax {convjax.__version__}\n")
-    print(markdown(records, names))
+def run_suite(measured: dict[str, Any], args: argparse.Namespace) -> None:
+    """Fill in ceilings and records, and keep them on disk from case to case."""
+    layers = [layer.reduced() if args.reduced else layer for layer in select(args.suite, args.filter)]
+    jobs = [(layer, mode) for layer in layers for mode in args.mode]
+    size = dict(side=128, copied_bytes=MIB, calls=2) if args.reduced else {}
+    measured["ceilings"] = ceilings({"float32", *(layer.dtype for layer in layers)}, **size)
+    measured["records"] = []
+    bar = tqdm(jobs, disable=None, unit="case")
+    try:
+        for layer, mode in bar:
+            bar.set_description(f"{layer.name}, {mode}")
+            result = record(layer, mode, args, measured["ceilings"])
+            measured["records"].append(result)
+            tqdm.write(report.line(result))
+            if args.json:
+                write(args.json, json.dumps(measured, indent=1) + "\n")
+    except KeyboardInterrupt:
+        measured["interrupted"] = True
+        tqdm.write(f"interrupted after {len(measured['records'])} of {len(jobs)} cases")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(records, indent=1) + "\n")
+        write(args.json, json.dumps(measured, indent=1) + "\n")
+
+
+def record(layer: Layer, mode: str, args: argparse.Namespace, ceiling: dict[str, Any]) -> dict[str, Any]:
+    """Everything about one layer in one mode, its failure included."""
+    result: dict[str, Any] = {
+        "layer": layer.name,
+        "mode": mode,
+        "family": layer.family,
+        "source": layer.source,
+        "tags": list(layer.tags),
+        "dtype": layer.dtype,
+        "layout": layer.layout,
+        "flops": layer.flops(mode),
+        "bytes": layer.bytes(mode),
+    }
+    try:
+        return result | measure(layer, mode, args, ceiling)
+    except Exception as error:
+        return result | {"failed": describe(error)}
+
+
+def measure(layer: Layer, mode: str, args: argparse.Namespace, ceiling: dict[str, Any]) -> dict[str, Any]:
+    """Times, errors and the rest of each contender, and what the errors are relative to."""
+    operands = layer.operands()
+    entries: dict[str, dict[str, Any]] = {}
+    ready: dict[str, peers.Peer] = {}
+    results: dict[str, Results] = {}
+    first_s: dict[str, float] = {}
+    for name in (*args.algorithms, *args.peers):
+        try:
+            offered = peers.offer(name, layer, mode, operands, args.limit)
+            if isinstance(offered, str):
+                entries[name] = {"left_out": offered}
+                continue
+            value, first_s[name] = timed(offered.run)
+            results[name], ready[name], entries[name] = offered.read(value), offered, dict(offered.facts)
+        except Exception as error:  # the others go on
+            entries[name] = {"failed": describe(error)}
+    source, expected = reference(layer, mode, operands) or _stand_in(results)
+    for name in list(ready):
+        if name == source:
+            continue
+        entries[name]["error"] = off = relative_error(results.pop(name), expected)
+        if not off <= largest_error(layer.dtype):
+            entries[name]["failed"] = f"wrong: relative error {off:.1e} against {source}"
+            del ready[name]
+    times = interleaved({name: peer.run for name, peer in ready.items()}, first_s, args.rounds, args.patience)
+    for name, seconds in times.items():
+        median = float(np.median(seconds))
+        entries[name] |= {
+            "ms": median * 1e3,
+            "least_ms": min(seconds) * 1e3,
+            "most_ms": max(seconds) * 1e3,
+            "calls": len(seconds),
+            "gflops": layer.flops(mode) / median / 1e9,
+            "gbs": layer.bytes(mode) / median / 1e9,
+            "fraction": fraction_of_ceiling(median, layer.flops(mode), layer.bytes(mode), layer.dtype, ceiling),
+        }
+    return {"reference": source, "contenders": entries}
+
+
+def _stand_in(results: dict[str, Results]) -> tuple[str, Results]:
+    """Where no float64 reference is affordable: lax, else whoever has a result."""
+    for name in ("lax", "torch", *results):
+        if name in results:
+            return name, results[name]
+    return "nothing", {}
+
+
+def describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    modules = {"jax": jax, "jaxlib": jaxlib, "convjax": convjax, "numpy": np, "scipy": scipy}
+    found = {"python": platform.python_version()} | {name: module.__version__ for name, module in modules.items()}
+    return found | {name: importlib.metadata.version(name) for name in others}
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("suite", "filter", "mode", "algorithms", "peers", "rounds", "patience", "limit", "reduced")
+    return {name: getattr(args, name) for name in names}
+
+
+def write(path: Path, text: str) -> None:
+    """All of it or nothing: a run may be killed while it writes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def some_of(options: Iterable[str]) -> Callable[[str], list[str]]:
+    """A comma-separated choice, for argparse."""
+    known = tuple(options)
+
+    def read(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not known; type some of {','.join(known)}")
+        return names
+
+    return read
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--suite", choices=tuple(SUITES), default="all", help="anchors: the layers of the README's table")
+    add("--filter", default="", metavar="TEXT", help="only layers whose name, family or tags hold this text")
+    add("--mode", type=some_of(MODES), default=list(DEFAULT_MODES), help=f"some of {','.join(MODES)}")
+    algorithms = ("auto", *convjax.algorithms())
+    add("--algorithms", type=some_of(algorithms), default=["auto"], help="some of auto and convjax.algorithms()")
+    add("--peers", type=some_of(peers.PEERS), default=["lax"], help=f"some of {','.join(peers.PEERS)}")
+    add("--rounds", type=int, default=7, help="measurements of each contender at most")
+    add("--patience", type=float, default=1.5, metavar="S", help="seconds for one contender, at least one call")
+    add("--limit", type=float, default=30.0, metavar="S", help="leave out direct sums estimated at more than this")
+    add("--reduced", action="store_true", help="every layer at the size that the tests use: no times worth reading")
+    add("--json", type=Path, metavar="PATH", help="write every number here, from case to case")
+    add("--markdown", type=Path, metavar="PATH", help="write the tables here")
+    add("--plot", type=Path, metavar="PATH", help="draw the ratios here")
+    add("--from-json", type=Path, metavar="PATH", help="measure nothing: tables and plot of an earlier run")
+    args = parser.parse_args(argv)
+    if "torch" in args.peers and not importlib.util.find_spec("torch"):
+        parser.error("PyTorch is not installed: leave torch out of --peers, or pip install torch")
+    if not args.mode or not args.algorithms:
+        parser.error("--mode and --algorithms need at least one name each")
+    return args
 
 
 if __name__ == "__main__":

@@ -26,6 +26,17 @@ class Timing:
     compile_s: float
     temporary_bytes: int  # beyond operands and output
 
+    def in_a_program_ms(self, platform: str) -> float:
+        """What it costs among others: fresh pages for its temporaries, once a program holds more than malloc keeps.
+
+        Called alone over and over, it finds them still in memory.
+        """
+        return self.ms + (FRESH_PAGES_NS * 1e-6 * self.temporary_bytes if platform == "cpu" else 0.0)
+
+
+# A byte of fresh pages, on 2 cores with glibc: 15 ms for the 65 MiB of a training step of depthwise 3x3 128 @56, 12 ms
+# for the 38 MiB of one of 3x3 256->256 @14.
+FRESH_PAGES_NS = 0.25
 
 ROUNDS = 7  # timed calls of each candidate, interleaved; the median counts
 PATIENCE_S = 1.0  # for one candidate, beyond its first two calls

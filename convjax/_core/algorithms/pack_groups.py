@@ -39,7 +39,7 @@ def work(g: Geometry) -> Work:
         spec, rhs = g.spec.auto(feature_groups=g.spec.feature_groups // pack), (*g.kernel, pack * g.rhs[-2], g.rhs[-1])
         return Work("pack_groups", 0, 2 * math.prod(rhs), 1, ((1, Geometry(spec, g.lhs, rhs, g.dtype)),))
     spec = g.spec.auto(batch_groups=g.spec.batch_groups // pack)
-    return Work("pack_groups", 0, pack * g.elements[2], 1, ((1, Geometry(spec, g.lhs, g.rhs, g.dtype)),))
+    return Work("pack_groups, batch groups", 0, pack * g.elements[2], 1, ((1, Geometry(spec, g.lhs, g.rhs, g.dtype)),))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

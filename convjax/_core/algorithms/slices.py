@@ -46,7 +46,8 @@ def work(g: Geometry) -> Work:
         lhs, count = (g.lhs[0], *g.lhs[2:-1], g.lhs[-1] * taps), out
         rhs = (*g.rhs[1:-2], g.rhs[-2] * taps, g.rhs[-1])
         moved = out * math.prod(lhs) + g.elements[2]
-    return Work("slices", 0, moved, count, ((count, Geometry(plane, lhs, rhs, g.dtype)),))
+    kind, part = "slices" if taps <= out else "slices, gradient", Geometry(plane, lhs, rhs, g.dtype)
+    return Work(kind, 0, moved, count, ((count, part),))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

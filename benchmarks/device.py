@@ -1,0 +1,319 @@
+"""Check and time every algorithm on this device, in one call of known length; made for GPUs and TPUs.
+
+    python -m benchmarks.device                      writes benchmarks/results/<device kind>.json, in under 8 minutes
+    python -m benchmarks.device --filter depthwise --seconds 120 --json out/depthwise.json
+    python -m benchmarks.device --dry-run            reduced layers, on whatever there is, nothing written: does it run?
+
+First the ceilings (a large dot in each dtype, a large copy) and the price of a dispatch; then each algorithm of the
+registry against the float64 oracle, on fresh random data and at the highest precision; then times, for the forward
+problem and both gradients of layers at batches that fill the device.
+
+A time is that of a long row of calls, dispatched one after the other and waited for once at the end, over their number:
+the device runs them in order. The operands change from call to call among enough of them to exceed the last cache, so
+that nothing is read from it; a time of less than twice the price of a dispatch is marked as bound by it. The file is
+written again after each result, and what the time did not suffice for is listed in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from benchmarks.cases import by_name
+from benchmarks.layer import Layer
+from benchmarks.run import describe, versions, write
+from benchmarks.timing import ceilings, fraction_of_ceiling, machine
+from convjax._core.algorithms import ALGORITHMS
+from convjax._core.choose import choose
+from convjax._core.primitive import convolve
+from convjax.testing import Case, assert_close, direct_conv, tolerance
+
+RESULTS = Path(__file__).parent / "results"
+COLD_BYTES = 2**29  # of operands that calls take turns on: four times the largest last cache of a GPU (126 MB, B200)
+CHECKS_SHARE = 0.3  # of the time, for the checks at most
+ROW_S, ROWS = 0.03, 3  # seconds of a row of calls, and rows
+LONGEST_COMPILATION_S = 20.0  # time that is left alone before the end, as a compilation cannot be stopped
+
+Section = Callable[[float], Any]  # given the seconds that are left, returns what goes into the file
+
+# Layers by name, with the batch that fills a large GPU, and the dtypes that they are timed in; the first ones matter
+# most, should the time not suffice.
+SELECTION: tuple[tuple[str, int, tuple[str, ...]], ...] = (
+    ("depthwise 3x3 128 @56 N8", 128, ("bfloat16", "float32")),
+    ("1-D depthwise causal k4 512 L2048 N4", 128, ("bfloat16",)),
+    ("3x3 256->256 @14 N8", 512, ("bfloat16", "float32")),
+    ("depthwise 7x7 192 @28 N8", 256, ("bfloat16",)),
+    ("3x3 groups 32, 256 @28 N8", 128, ("bfloat16",)),
+    ("depthwise 31x31 128 @32 N1", 64, ("bfloat16", "float32")),
+    ("1-D depthwise k1024 64 L16384 N1", 16, ("float32",)),
+    ("transposed 4x4/2 256->128 @16 N8", 256, ("bfloat16",)),
+    ("3x3 dilation 12 256->64 @65 N1", 32, ("bfloat16",)),
+    ("7x7/2 3->64 @224 N8", 128, ("bfloat16",)),
+    ("1x1 64->256 @56 N8", 128, ("bfloat16",)),
+    ("3x3 64->64 @56 N8", 128, ("bfloat16",)),
+    ("depthwise 3x3/2 128 @56 N8", 256, ("bfloat16",)),
+    ("1-D k2 dilation 256 64->128 L16000", 64, ("bfloat16",)),
+    ("3-D 3x3x3 64->64 @16x28x28 N1", 32, ("bfloat16",)),
+    ("3-D transposed 4x4x4/2 256->128 @8 N1", 32, ("bfloat16",)),
+)
+
+
+def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] | None = None) -> dict[str, Any]:
+    """Run it all, and return what is written.
+
+    Args:
+      argv: the command line.
+      sections: more to measure in the time that is left, by the key of the file that the result goes to; such as the
+        results of tuning.
+    """
+    args = parse(argv)
+    start, reserve_s = time.monotonic(), min(LONGEST_COMPILATION_S, args.seconds / 10)
+    layers = selected(args.filter, dry_run=args.dry_run)
+    size = dict(side=128, copied_bytes=2**20, calls=2) if args.dry_run else dict(side=8192, copied_bytes=2**31)
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions(),
+        "settings": {"seconds": args.seconds, "filter": args.filter, "dry_run": args.dry_run, "seed": args.seed},
+        "ceilings": ceilings({layer.dtype for layer in layers}, **size),
+        "dispatch_us": dispatch_us(),
+        "checks": [],
+        "times": [],
+        "left_out": [],
+    }
+
+    def save() -> None:
+        if args.json:
+            write(args.json, json.dumps(report, indent=1) + "\n")
+
+    def work_through(key: str, jobs: Sequence[Job], step: Callable[[Job, dict[str, Any]], Any], share: float) -> None:
+        for job in tqdm(jobs, disable=None, desc=key):
+            if time.monotonic() + reserve_s > start + share * args.seconds:
+                report["left_out"].append(f"{key}: {job}")
+                continue
+            report[key].append(step(job, report))
+            save()
+
+    work_through("checks", checks(layers, args.seed), check, CHECKS_SHARE)
+    work_through("times", timings(layers), timing, 1.0)
+    for name, section in (sections or {}).items():
+        report[name] = section(max(0.0, start + args.seconds - time.monotonic()))
+    save()
+    print(summary(report) + (f"\nwrote {args.json}" if args.json else ""))
+    return report
+
+
+def selected(text: str, *, dry_run: bool) -> list[Layer]:
+    layers = [by_name(name).at(batch=batch, dtype=d) for name, batch, dtypes in SELECTION for d in dtypes]
+    layers = [layer for layer in layers if text.lower() in layer.name.lower()]
+    return [layer.reduced() for layer in layers] if dry_run else layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One algorithm on one problem."""
+
+    layer: Layer
+    problem: str
+    case: Case
+    algorithm: str
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.layer.name}, {self.problem}, {self.algorithm}"
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {"layer": self.layer.name, "problem": self.problem, "algorithm": self.algorithm}
+
+
+def problems(layer: Layer) -> dict[str, Case]:
+    """The three problems of a layer, each a convolution."""
+    return {"forward": layer.case, "input_grad": layer.case.lhs_grad, "kernel_grad": layer.case.rhs_grad}
+
+
+def platform() -> str:
+    return jax.default_backend().replace("gpu", "cuda")
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def checks(layers: Sequence[Layer], seed: int) -> list[Job]:
+    """For each algorithm the first problem of each kind that it serves; then the same in the other dtypes."""
+    found: dict[tuple[str, ...], Job] = {}
+    for layer in layers:
+        small = layer.reduced()
+        for problem, case in problems(small).items():
+            for name in ALGORITHMS:
+                if case.refusal(name, jnp.dtype(layer.dtype), platform()) is None:
+                    found.setdefault((layer.dtype, problem, name), Job(small, problem, case, name, seed))
+    return list(found.values())
+
+
+def check(job: Job, _: dict[str, Any]) -> dict[str, Any]:
+    """Whether the result is within the tolerance of the algorithm's error class."""
+    case, dtype = job.case, jnp.dtype(job.layer.dtype)
+    try:
+        x, w = case.operands(dtype, job.seed)
+        spec = case.spec.replace(algorithms=(job.algorithm, "auto", "auto"), precision=(jax.lax.Precision.HIGHEST,) * 2)
+        out = np.asarray(jax.jit(lambda x, w: convolve(x, w, spec))(x, w))
+        magnitude = direct_conv(np.abs(x), np.abs(w), spec)
+        product = float(np.max(np.abs(x)).astype(np.float64) * np.max(np.abs(w)))
+        allowed = tolerance(job.algorithm, dtype, magnitude, case.terms, out.dtype, product)
+        assert_close(out, direct_conv(x, w, spec), allowed, str(job))
+    except Exception as error:  # the others go on
+        return job.names | {"failed": describe(error)}
+    return job.names | {"passed": True}
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+def timings(layers: Sequence[Layer]) -> list[Job]:
+    """Forward problems of all layers first, then the gradients; each with every algorithm that serves."""
+    found = []
+    for problem in ("forward", "input_grad", "kernel_grad"):
+        for layer in layers:
+            case = problems(layer)[problem]
+            for name in ALGORITHMS:
+                if case.refusal(name, jnp.dtype(layer.dtype), platform()) is None:
+                    found.append(Job(layer, problem, case, name))
+    return found
+
+
+def timing(job: Job, report: dict[str, Any]) -> dict[str, Any]:
+    """The time of one call among many, with the input cold."""
+    case, layer = job.case, job.layer
+    spec = case.spec.replace(algorithms=(job.algorithm, "auto", "auto"))
+    dtype = jnp.dtype(layer.dtype)
+    lhs, rhs = (jax.ShapeDtypeStruct(shape, dtype) for shape in (case.lhs_shape, case.rhs_shape))
+    try:
+        start = time.perf_counter()
+        compiled = jax.jit(lambda x, w: convolve(x, w, spec)).lower(lhs, rhs).compile()
+        compile_s = time.perf_counter() - start
+        operands = cold_operands(lhs, rhs)
+        seconds = row_s(compiled, operands)
+        memory = compiled.memory_analysis()
+    except Exception as error:  # too large for this device, or beyond its compiler: the others go on
+        return job.names | {"failed": describe(error)}
+    median = float(np.median(seconds))
+    flops, moved = layer.flops(job.problem), layer.bytes(job.problem)
+    entry: dict[str, Any] = {
+        "ms": median * 1e3,
+        "least_ms": min(seconds) * 1e3,
+        "most_ms": max(seconds) * 1e3,
+        "buffers": len(operands),
+        "compile_s": compile_s,
+        "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
+        "gflops": flops / median / 1e9,
+        "gbs": moved / median / 1e9,
+        "fraction": fraction_of_ceiling(median, flops, moved, layer.dtype, report["ceilings"]),
+        "auto": choose(case.spec, lhs, rhs, platform()) == job.algorithm,
+    }
+    if median < 2e-6 * report["dispatch_us"]:
+        entry["bound_by_dispatch"] = True
+    return job.names | entry
+
+
+Operands = tuple[Array, Array]
+
+
+def cold_operands(lhs: jax.ShapeDtypeStruct, rhs: jax.ShapeDtypeStruct) -> list[Operands]:
+    """Enough pairs of operands to exceed the last cache, made on the device.
+
+    One pair alone may exceed it; two of them then take turns, as what was read last of one is not read first again.
+    """
+    size = (lhs.size + rhs.size) * lhs.dtype.itemsize
+    limit = COLD_BYTES if jax.default_backend() != "cpu" else 2**22
+    count = min(64, max(2, -(-limit // size)))
+    draw = jax.jit(
+        lambda key: tuple(
+            jax.random.normal(k, like.shape, like.dtype)
+            for k, like in zip(jax.random.split(key), (lhs, rhs), strict=True)
+        )
+    )
+    return [draw(key) for key in jax.random.split(jax.random.key(0), count)]
+
+
+def row_s(run: Callable[[Array, Array], Any], operands: Sequence[Operands]) -> list[float]:
+    """Seconds a call, of each row."""
+    jax.block_until_ready(run(*operands[0]))
+    start = time.perf_counter()
+    jax.block_until_ready(run(*operands[1]))
+    calls = int(min(500, max(1, ROW_S / (time.perf_counter() - start))))
+    rows = []
+    for _ in range(ROWS):
+        start = time.perf_counter()
+        for i in range(calls):
+            out = run(*operands[i % len(operands)])  # the one before is freed when the device is done with it
+        jax.block_until_ready(out)
+        rows.append((time.perf_counter() - start) / calls)
+    return rows
+
+
+def dispatch_us() -> float:
+    """Microseconds a call of next to nothing, in a row."""
+    x = jnp.zeros(8)
+    run = jax.jit(lambda x, w: x + w).lower(x, x).compile()
+    return float(np.median(row_s(run, [(x, x)] * 2)) * 1e6)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """How many passed, and the fastest algorithm of each problem."""
+    failed = [c for c in report["checks"] if "failed" in c]
+    lines = [f"{len(report['checks'])} checks, {len(failed)} failed; {len(report['left_out'])} jobs left out"]
+    lines += [f"  {c['layer']}, {c['problem']}, {c['algorithm']}: {c['failed']}" for c in failed]
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in report["times"]:
+        key = (entry["layer"], entry["problem"])
+        if "ms" in entry and entry["ms"] < best.get(key, entry)["ms"] + 1e-12:
+            best[key] = entry
+    for (layer, problem), entry in best.items():
+        lines.append(
+            f"  {layer:50} {problem:11} {entry['algorithm']:15} {entry['ms']:.3g} ms, "
+            f"{entry['fraction']:.0%} of ceiling"
+        )
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--json", type=Path, metavar="PATH", help="write here instead of benchmarks/results/<device kind>.json")
+    add("--seconds", type=float, default=420.0, help="when to stop")
+    add("--filter", default="", metavar="TEXT", help="only layers whose name holds this text")
+    add(
+        "--seed",
+        type=int,
+        default=secrets.randbelow(2**31),
+        help="of the checks' data; each time another",
+    )
+    add("--dry-run", action="store_true", help="every layer at the size that the tests use; writes only with --json")
+    args = parser.parse_args(argv)
+    if args.json is None and not args.dry_run:
+        if jax.default_backend() == "cpu":
+            parser.error("this is a CPU, which benchmarks.run is for: add --dry-run, or --json PATH")
+        args.json = RESULTS / f"{jax.devices()[0].device_kind.replace(' ', '_')}.json"
+    return args
+
+
+if __name__ == "__main__":
+    main()
