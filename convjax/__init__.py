@@ -15,6 +15,7 @@ from convjax.functional import (
     pointwise_conv,
     separable_conv,
 )
+from convjax.unshared import local_conv
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "depthwise_conv",
     "explain",
     "lax",
+    "local_conv",
     "pointwise_conv",
     "save_convolutions",
     "separable_conv",

@@ -133,13 +133,13 @@ def test_gradients_are_those_that_differentiation_makes():
 def test_accuracy_that_is_not_promised_is_not_taken_unasked():
     c = case("", (1, 400, 1), (200, 1, 1))
     g = Geometry(c.spec, c.lhs_shape, c.rhs_shape, np.dtype(np.float32))
-    assert cost.too_rough("fft", g) is None
-    assert "highest" in cost.too_rough(
+    assert cost.reserve("fft", g) is None
+    assert "highest" in cost.reserve(
         "fft", Geometry(c.using("taps").replace(algorithms=("auto",) * 3), c.lhs_shape, c.rhs_shape, g.dtype)
     )
     short = case("", (1, 400, 1), (100, 1, 1))
-    assert "128" in cost.too_rough("fft", Geometry(short.spec, short.lhs_shape, short.rhs_shape, g.dtype))
-    assert cost.too_rough("winograd", g)
+    assert "128" in cost.reserve("fft", Geometry(short.spec, short.lhs_shape, short.rhs_shape, g.dtype))
+    assert cost.reserve("winograd", g)
     assert not {"winograd", "fft"} & set(
         cost.admissible(Geometry(short.spec, short.lhs_shape, short.rhs_shape, g.dtype), "cpu")
     )

@@ -81,12 +81,14 @@ def admissible(geometry: Geometry, platform: str) -> list[str]:
     return [
         name
         for name, algorithm in ALGORITHMS.items()
-        if too_rough(name, geometry) is None and algorithm.supports(geometry.spec, *geometry.operands, platform) is None
+        if reserve(name, geometry) is None and algorithm.supports(geometry.spec, *geometry.operands, platform) is None
     ]
 
 
-def too_rough(name: str, geometry: Geometry) -> str | None:
-    """None where the accuracy of an algorithm allows to take it unasked, else the reason why not."""
+def reserve(name: str, geometry: Geometry) -> str | None:
+    """None where an algorithm may be taken unasked, else the reason why not: mostly its accuracy."""
+    if name == "batch_to_feature":
+        return "what serves feature groups serves batch groups as they are, without the transposition"
     if name == "winograd":
         return "its error is 25 times that of direct summation"
     if name in ("winograd_f2", "fft", "overlap_add") and not geometry.may_mix:

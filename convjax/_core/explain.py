@@ -166,7 +166,7 @@ def _verdict(problem: str, g: Geometry, platform: str) -> Verdict:
     def candidate(name: str) -> Candidate:
         refusal = why_not(name, g.spec, lhs, rhs, platform)
         estimate = cost.model(platform).estimate(name, g) if refusal is None and not g.is_empty else None
-        return Candidate(name, refusal, name == chosen, estimate, measured.get(name), cost.too_rough(name, g))
+        return Candidate(name, refusal, name == chosen, estimate, measured.get(name), cost.reserve(name, g))
 
     inner = jax.make_jaxpr(partial(ALGORITHMS[chosen].run, g.spec))(lhs, rhs)
     parts = tuple(_verdict("part", part, platform) for part, _ in convolutions(inner.jaxpr))

@@ -1,0 +1,32 @@
+"""Layers for `flax.linen`: those of Flax itself, served by convjax, and the ones that it lacks.
+
+The names are those of `convjax.nnx`, and so are the parameters' names and shapes.
+"""
+
+from convjax.linen.blocks import ChannelShuffle, ConvNormAct, MixConv, SqueezeExcite
+from convjax.linen.causal import CausalConv
+from convjax.linen.conv import Conv, ConvTranspose
+from convjax.linen.depthwise import DepthwiseConv, PointwiseConv, SeparableConv
+from convjax.linen.local import LocalConv
+from convjax.linen.long import LongConv
+from convjax.linen.reparametrized import DynamicConv, WSConv
+from convjax.linen.resample import BlurPool, ResizeConv
+
+__all__ = [
+    "BlurPool",
+    "CausalConv",
+    "ChannelShuffle",
+    "Conv",
+    "ConvNormAct",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "DynamicConv",
+    "LocalConv",
+    "LongConv",
+    "MixConv",
+    "PointwiseConv",
+    "ResizeConv",
+    "SeparableConv",
+    "SqueezeExcite",
+    "WSConv",
+]

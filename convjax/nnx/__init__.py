@@ -1,0 +1,34 @@
+"""Layers for `flax.nnx`: those of Flax itself, served by convjax, and the ones that it lacks.
+
+One import changes a model: `from convjax.nnx import Conv` in the place of `nnx.Conv`. `convjax.linen` has the same
+names.
+"""
+
+from convjax.nnx.blocks import ChannelShuffle, ConvNormAct, MixConv, SqueezeExcite
+from convjax.nnx.causal import CausalConv
+from convjax.nnx.conv import Conv
+from convjax.nnx.conv_transpose import ConvTranspose
+from convjax.nnx.depthwise import DepthwiseConv, PointwiseConv, SeparableConv
+from convjax.nnx.local import LocalConv
+from convjax.nnx.long import LongConv
+from convjax.nnx.reparametrized import DynamicConv, WSConv
+from convjax.nnx.resample import BlurPool, ResizeConv
+
+__all__ = [
+    "BlurPool",
+    "CausalConv",
+    "ChannelShuffle",
+    "Conv",
+    "ConvNormAct",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "DynamicConv",
+    "LocalConv",
+    "LongConv",
+    "MixConv",
+    "PointwiseConv",
+    "ResizeConv",
+    "SeparableConv",
+    "SqueezeExcite",
+    "WSConv",
+]
