@@ -24,7 +24,15 @@ from convjax._core import choose
 
 # Layers and networks are many small programs, and what serves them is tested elsewhere: as users have it, quick to
 # compile. Everywhere else small problems stand for large ones, so that `auto` takes what it would take for those.
-AS_USERS_HAVE_IT = ("test_models", "test_nnx", "test_linen", "test_flax", "test_initializers", "test_interop", "test_examples")
+AS_USERS_HAVE_IT = (
+    "test_examples",
+    "test_flax",
+    "test_initializers",
+    "test_interop",
+    "test_linen",
+    "test_models",
+    "test_nnx",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,8 @@ def measure(g: Geometry, candidates: Iterable[str], device: jax.Device | None = 
             continue
         times[name] = [first]
         running[name] = compiled
-        temporary[name] = compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()  # None where a backend does not tell
+        temporary[name] = memory.temp_size_in_bytes if memory else 0
     best = min((t[0] for t in times.values()), default=0.0)
     running = {name: run for name, run in running.items() if times[name][0] <= HOPELESS * best}
     for _ in range(ROUNDS - 1):

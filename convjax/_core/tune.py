@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -117,7 +117,7 @@ def distinct(jaxpr: Any, with_gradients: bool) -> list[Geometry]:
     return list(found.values())
 
 
-def _shown(problems: list[Geometry], progress: bool) -> Any:
+def _shown(problems: list[Geometry], progress: bool) -> Iterable[Geometry]:
     if not progress:
         return problems
     from rich.progress import track
