@@ -255,7 +255,7 @@ def test_resize_conv_repeats_pixels_then_convolves():
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize("activation", ["relu", None, jnp.tanh], ids=str)
+@pytest.mark.parametrize("activation", ["relu", None, jnp.tanh], ids=["relu", "none", "tanh"])
 def test_folding_keeps_the_outputs(use_bias, activation):
     block = cx.ConvNormAct(
         4, 6, (3, 2), 2, activation=activation, use_bias=use_bias, feature_group_count=2, epsilon=0.1, rngs=RNGS
