@@ -79,10 +79,10 @@ def tune(
 
     Example:
       >>> import jax.numpy as jnp, convjax
-      >>> x, w = jnp.ones((8, 56, 56, 128)), jnp.ones((3, 3, 128, 1))
-      >>> report = convjax.tune(convjax.depthwise_conv, x, w)                   # doctest: +SKIP
-      >>> [(tuned.best, tuned.gain) for tuned in report.problems]               # doctest: +SKIP
-      [('taps', 1.0), ('taps', 1.0), ('offsets', 1.0)]
+      >>> x, w = jnp.ones((1, 64, 8)), jnp.ones((3, 8, 8))
+      >>> report = convjax.tune(convjax.conv, x, w, gradients=False, again=True)
+      >>> report.problems[0].best in convjax.algorithms()
+      True
     """
     if not callable(fn):
         raise TypeError(f"tune: fn is {fn!r}, which is not callable; pass the function, and its arguments after it.")
