@@ -121,11 +121,11 @@ def explain(
 
     Example:
       >>> import convjax
-      >>> verdicts = convjax.explain((8, 56, 56, 64), (1, 1, 64, 64), platform="cpu")  # doctest: +ELLIPSIS
+      >>> verdicts = convjax.explain((8, 56, 56, 64), (3, 3, 1, 64), groups=64, platform="cpu")  # doctest: +ELLIPSIS
       on cpu
       ...
       >>> verdicts.forward.chosen
-      'gemm'
+      'taps'
     """
     from convjax.functional import conv
 
