@@ -109,7 +109,8 @@ def test_a_platform_that_was_not_measured_has_no_estimates():
 def test_the_constants_of_the_cpu_cover_the_cases():
     known = cost.model("cpu").nanoseconds
     for problem, g in problems():
-        assert set(cost.model("cpu").estimates(g)) == set(cost.admissible(g, "cpu")), problem
+        hopeless = {"xla"} if g.spec.batch_groups > 1 else set()
+        assert set(cost.model("cpu").estimates(g)) | hopeless == set(cost.admissible(g, "cpu")), problem
     for kind, c in known.items():
         assert set(c) == {"fixed", "macs", "moved", "steps"}, kind
         assert all(math.isfinite(value) and value >= 0 for value in c.values()), kind

@@ -89,6 +89,8 @@ def reserve(name: str, geometry: Geometry) -> str | None:
     """None where an algorithm may be taken unasked, else the reason why not: mostly its accuracy."""
     if name == "batch_to_feature":
         return "what serves feature groups serves batch groups as they are, without the transposition"
+    if name == "slices" and geometry.spec.batch_groups > 1:
+        return "its parts would have batch groups in their turn, which never paid"
     if name == "winograd":
         return "its error is 25 times that of direct summation"
     if name in ("winograd_f2", "fft", "overlap_add") and not geometry.may_mix:

@@ -26,17 +26,18 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 def work(g: Geometry) -> Work:
     """On CPUs Eigen takes what is dense enough, in patches; the rest is a naive loop, batch groups with all the zeros
     of a kernel that holds every pair of groups."""
-    if g.dtype not in (np.float32, np.float16, jnp.bfloat16) or g.spec.ndim not in (1, 2, 3):
+    if g.dtype not in (np.float32, np.float16, jnp.bfloat16) or g.spec.ndim > 3:
         return Work("xla, naive", g.macs * g.spec.batch_groups)
     if g.spec.batch_groups > 1:
-        kind = "xla, batch groups, depthwise" if g.batch == 1 else "xla, batch groups"
+        # With more than one row they take so long that no sweep measures them: a kind without constants.
+        kind = "xla, batch groups, depthwise" if g.batch == 1 else "batch groups of xla"
         return Work(kind, g.macs * g.spec.batch_groups)
     kind = "xla" if g.spec.ndim < 3 else "xla, 3-D"
     if g.spec.feature_groups > 1:
         kind += ", depthwise" if g.features == 1 else ", grouped"
     elif g.is_kernel_gradient:
         kind += ", gradient" if g.positions > 1 else ", gradient of one tap"
-    if max(g.spec.lhs_dilation) > 1:
+    if max(g.spec.lhs_dilation, default=1) > 1:
         kind += ", dilated"
     return Work(kind, g.vector_macs, g.patches + g.elements[2], g.spec.groups * g.lhs[0])
 
