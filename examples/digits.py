@@ -7,14 +7,12 @@ digits, learned kernels, feature maps and the times into out/digits.png. Takes o
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+from examples.command_line import leave_at_ctrl_c, positive
 
 
 class Report(NamedTuple):
@@ -27,7 +25,7 @@ class Report(NamedTuple):
 
 def run(steps: int, repeats: int, seed: int, out: Path) -> Report:
     """Train, test, time, draw."""
-    import jax  # here, so that --help is quick and Ctrl-C clean from the first moment
+    import jax  # here, so that --help is quick
 
     from examples import digits_picture, digits_training
 
@@ -67,34 +65,18 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     """The command line as arguments of `run`."""
     opening, details = (__doc__ or "").split("\n\n", 1)
     parser = argparse.ArgumentParser(prog="python -m examples.digits", description=opening, epilog=details)
-    parser.add_argument("--steps", type=_positive, default=600, help="training steps (default: %(default)s)")
-    parser.add_argument("--repeats", type=_positive, default=20, help="timings of each side (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=600, help="training steps (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=20, help="timings of each side (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of split, weights and batches (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/digits.png"), help="the picture (default: %(default)s)")
     return vars(parser.parse_args(argv))
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command: its exit status."""
-    options = parse(argv)
-    try:
-        run(**options)
-    except KeyboardInterrupt:
-        print("\nstopped by Ctrl-C", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    run(**parse(argv))
 
 
 if __name__ == "__main__":
-    status = main()
-    if status == INTERRUPTED:  # at once: XLA may still be computing, and tearing Python down under it can crash
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    leave_at_ctrl_c("stopped by Ctrl-C")
+    main()

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+from examples.command_line import leave_at_ctrl_c, number, positive, share, whole
+
 FOR_FOLDERS = dict(model="resnet18", size=224, grey=False, flip=True, pad=16, batch=64, lr=1e-3)
 FOR_DIGITS = dict(model="small", size=16, grey=True, flip=False, pad=2, batch=64, lr=3e-3)
 NOT_OF_THE_RECIPE = ("data", "out", "workers", "checkpoint_every")  # may differ when a run goes on
@@ -38,7 +39,7 @@ class Report(NamedTuple):
 
 def run(options: dict[str, Any]) -> Report:
     """Train from where the last run stopped, test, draw."""
-    import jax  # here, so that --help is quick and Ctrl-C clean from the first moment
+    import jax  # here, so that --help is quick
 
     from examples import checkpoints, image_folder, training, training_loop, training_picture
 
@@ -110,24 +111,24 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     add("--data", type=Path, help="the folder (default: the digits of scikit-learn)")
     add("--model", help=f"a name of convjax.models.list_models(), or small {both['model']}")
     add("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="of the model: stem=cifar")
-    add("--size", type=_positive, help=f"height and width that images are scaled to {both['size']}")
+    add("--size", type=positive, help=f"height and width that images are scaled to {both['size']}")
     add("--grey", action=argparse.BooleanOptionalAction, help=f"one channel instead of three {both['grey']}")
     add("--flip", action=argparse.BooleanOptionalAction, help=f"mirror every second image {both['flip']}")
-    add("--pad", type=_whole, help=f"pixels added on each side before a random crop {both['pad']}")
-    add("--jitter", type=_share, default=0.1, help="change of brightness, contrast, saturation (default: %(default)s)")
-    add("--batch", type=_positive, help=f"images a step, on all devices together {both['batch']}")
-    add("--epochs", type=_positive, default=15, help="passes over the training images (default: %(default)s)")
-    add("--steps", type=_positive, help="training steps, instead of --epochs")
+    add("--pad", type=whole, help=f"pixels added on each side before a random crop {both['pad']}")
+    add("--jitter", type=share, default=0.1, help="change of brightness, contrast, saturation (default: %(default)s)")
+    add("--batch", type=positive, help=f"images a step, on all devices together {both['batch']}")
+    add("--epochs", type=positive, default=15, help="passes over the training images (default: %(default)s)")
+    add("--steps", type=positive, help="training steps, instead of --epochs")
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="(default: %(default)s)")
-    add("--lr", type=_number, help=f"learning rate at its highest {both['lr']}")
-    add("--weight-decay", type=_number, default=0.05, help="(default: %(default)s; for sgd 1e-4 is usual)")
-    add("--warmup", type=_whole, default=50, help="steps in which the learning rate rises (default: %(default)s)")
-    add("--label-smoothing", type=_share, default=0.1, help="(default: %(default)s)")
+    add("--lr", type=number, help=f"learning rate at its highest {both['lr']}")
+    add("--weight-decay", type=number, default=0.05, help="(default: %(default)s; for sgd 1e-4 is usual)")
+    add("--warmup", type=whole, default=50, help="steps in which the learning rate rises (default: %(default)s)")
+    add("--label-smoothing", type=share, default=0.1, help="(default: %(default)s)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="computed in; weights float32")
-    add("--held-out", type=_share, default=0.2, help="share of each class, without train/ and val/ (default: 0.2)")
-    add("--seed", type=_whole, default=0, help="of split, weights, order and augmentation (default: %(default)s)")
-    add("--checkpoint-every", type=_positive, default=100, help="steps; the last three are kept (default: %(default)s)")
-    add("--workers", type=_positive, default=min(8, os.cpu_count() or 1), help="threads that load images")
+    add("--held-out", type=share, default=0.2, help="share of each class, without train/ and val/ (default: 0.2)")
+    add("--seed", type=whole, default=0, help="of split, weights, order and augmentation (default: %(default)s)")
+    add("--checkpoint-every", type=positive, default=100, help="steps; the last three are kept (default: %(default)s)")
+    add("--workers", type=positive, default=min(8, os.cpu_count() or 1), help="threads that load images")
     add(
         "--out",
         type=Path,
@@ -137,32 +138,6 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     options = vars(parser.parse_args(argv))
     defaults = FOR_DIGITS if options["data"] is None else FOR_FOLDERS
     return options | {name: value for name, value in defaults.items() if options[name] is None}
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) < float("inf"):
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not below 1")
-    return value
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -185,16 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CannotTrain as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
     return 0
 
 
 if __name__ == "__main__":
-    status = main()
-    if status == INTERRUPTED:  # at once: XLA may still be computing, and tearing Python down under it can crash
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    leave_at_ctrl_c("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+    sys.exit(main())

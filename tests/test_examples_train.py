@@ -25,16 +25,14 @@ from flax import nnx
 from matplotlib.image import imread
 from PIL import Image
 
-from examples import image_folder, train, training
+from examples import command_line, image_folder, train, training
 from examples.checkpoints import Checkpoints
 from examples.image_folder import Augmentation, CannotTrain, Decoder, ImageError, Images
 
 ROOT = Path(__file__).parent.parent
-# `python -m examples.train`, but with the checkout last on the path, so that the installed convjax is what runs, and
-# Ctrl-C as a terminal gives it, even where the tests run in the background, whose children ignore it.
+# `python -m examples.train`, but with the checkout last on the path, so that the installed convjax is what runs.
 COMMAND = f"""
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import runpy, sys
 sys.path.append({str(ROOT)!r})
 runpy.run_module("examples.train", run_name="__main__")
 """
@@ -336,7 +334,7 @@ def test_ctrl_c_ends_it_cleanly(digits, tmp_path):
     assert "images to train on" in process.stdout.readline()
     time.sleep(1.0)  # into compilation or training
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == train.INTERRUPTED
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == command_line.INTERRUPTED
     assert "Traceback" not in err
     assert "stopped by Ctrl-C" in err
