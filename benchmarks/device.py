@@ -11,7 +11,9 @@ problem and both gradients of layers at batches that fill the device.
 A time is that of a long row of calls, dispatched one after the other and waited for once at the end, over their number:
 the device runs them in order. The operands change from call to call among enough of them to exceed the last cache, so
 that nothing is read from it; a time of less than twice the price of a dispatch is marked as bound by it. The file is
-written again after each result, and what the time did not suffice for is listed in it.
+written again after each result, and what the time did not suffice for is listed in it. Its entry "tuned" is a file of
+measurements as `convjax.tune` keeps them: under the same name in `CONVJAX_CACHE_DIR`, or in convjax/_core/tables, it is
+what `auto` goes by on such a device.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ from benchmarks.cases import by_name
 from benchmarks.layer import Layer
 from benchmarks.run import describe, versions, write
 from benchmarks.timing import ceilings, fraction_of_ceiling, machine
+from convjax._core import cache, measure
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.choose import choose
+from convjax._core.geometry import Geometry
 from convjax._core.primitive import convolve
+from convjax._core.tuning import lowering_platform
 from convjax.testing import Case, assert_close, direct_conv, tolerance
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,8 +50,6 @@ COLD_BYTES = 2**29  # of operands that calls take turns on: four times the large
 CHECKS_SHARE = 0.3  # of the time, for the checks at most
 ROW_S, ROWS = 0.03, 3  # seconds of a row of calls, and rows
 LONGEST_COMPILATION_S = 20.0  # time that is left alone before the end, as a compilation cannot be stopped
-
-Section = Callable[[float], Any]  # given the seconds that are left, returns what goes into the file
 
 # Layers by name, with the batch that fills a large GPU, and the dtypes that they are timed in; the first ones matter
 # most, should the time not suffice.
@@ -70,14 +73,8 @@ SELECTION: tuple[tuple[str, int, tuple[str, ...]], ...] = (
 )
 
 
-def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] | None = None) -> dict[str, Any]:
-    """Run it all, and return what is written.
-
-    Args:
-      argv: the command line.
-      sections: more to measure in the time that is left, by the key of the file that the result goes to; such as the
-        results of tuning.
-    """
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run it all, and return what is written."""
     args = parse(argv)
     start, reserve_s = time.monotonic(), min(LONGEST_COMPILATION_S, args.seconds / 10)
     layers = selected(args.filter, dry_run=args.dry_run)
@@ -107,8 +104,7 @@ def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] | No
 
     work_through("checks", checks(layers, args.seed), check, CHECKS_SHARE)
     work_through("times", timings(layers), timing, 1.0)
-    for name, section in (sections or {}).items():
-        report[name] = section(max(0.0, start + args.seconds - time.monotonic()))
+    report["tuned"] = tuned(report["times"])
     save()
     print(summary(report) + (f"\nwrote {args.json}" if args.json else ""))
     return report
@@ -143,10 +139,6 @@ def problems(layer: Layer) -> dict[str, Case]:
     return {"forward": layer.case, "input_grad": layer.case.lhs_grad, "kernel_grad": layer.case.rhs_grad}
 
 
-def platform() -> str:
-    return jax.default_backend().replace("gpu", "cuda")
-
-
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +149,7 @@ def checks(layers: Sequence[Layer], seed: int) -> list[Job]:
         small = layer.reduced()
         for problem, case in problems(small).items():
             for name in ALGORITHMS:
-                if case.refusal(name, jnp.dtype(layer.dtype), platform()) is None:
+                if case.refusal(name, jnp.dtype(layer.dtype), lowering_platform()) is None:
                     found.setdefault((layer.dtype, problem, name), Job(small, problem, case, name, seed))
     return list(found.values())
 
@@ -188,7 +180,7 @@ def timings(layers: Sequence[Layer]) -> list[Job]:
         for layer in layers:
             case = problems(layer)[problem]
             for name in ALGORITHMS:
-                if case.refusal(name, jnp.dtype(layer.dtype), platform()) is None:
+                if case.refusal(name, jnp.dtype(layer.dtype), lowering_platform()) is None:
                     found.append(Job(layer, problem, case, name))
     return found
 
@@ -196,12 +188,11 @@ def timings(layers: Sequence[Layer]) -> list[Job]:
 def timing(job: Job, report: dict[str, Any]) -> dict[str, Any]:
     """The time of one call among many, with the input cold."""
     case, layer = job.case, job.layer
-    spec = case.spec.replace(algorithms=(job.algorithm, "auto", "auto"))
-    dtype = jnp.dtype(layer.dtype)
-    lhs, rhs = (jax.ShapeDtypeStruct(shape, dtype) for shape in (case.lhs_shape, case.rhs_shape))
+    problem = Geometry(case.spec, case.lhs_shape, case.rhs_shape, jnp.dtype(layer.dtype))
+    lhs, rhs = (jax.ShapeDtypeStruct(shape, problem.dtype) for shape in measure.natural(problem))
     try:
         start = time.perf_counter()
-        compiled = jax.jit(lambda x, w: convolve(x, w, spec)).lower(lhs, rhs).compile()
+        compiled = jax.jit(measure.in_place(job.algorithm, problem)).lower(lhs, rhs).compile()
         compile_s = time.perf_counter() - start
         operands = cold_operands(lhs, rhs)
         seconds = row_s(compiled, operands)
@@ -220,7 +211,8 @@ def timing(job: Job, report: dict[str, Any]) -> dict[str, Any]:
         "gflops": flops / median / 1e9,
         "gbs": moved / median / 1e9,
         "fraction": fraction_of_ceiling(median, flops, moved, layer.dtype, report["ceilings"]),
-        "auto": choose(case.spec, lhs, rhs, platform()) == job.algorithm,
+        "auto": choose(case.spec, *problem.operands, lowering_platform()) == job.algorithm,
+        "key": cache.problem_key(problem),
     }
     if median < 2e-6 * report["dispatch_us"]:
         entry["bound_by_dispatch"] = True
@@ -270,6 +262,15 @@ def dispatch_us() -> float:
     return float(np.median(row_s(run, [(x, x)] * 2)) * 1e6)
 
 
+def tuned(times: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was timed as a file of measurements, which `auto` follows where it stands in a folder of such files."""
+    table: dict[str, dict[str, float]] = {}
+    for entry in times:
+        if "ms" in entry:
+            table.setdefault(entry["key"], {})[entry["algorithm"]] = round(entry["ms"], 4)
+    return cache.document(cache.device_kind(jax.local_devices()[0]), {cache.VERSION: table})
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -311,7 +312,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.json is None and not args.dry_run:
         if jax.default_backend() == "cpu":
             parser.error("this is a CPU, which benchmarks.run is for: add --dry-run, or --json PATH")
-        args.json = RESULTS / f"{jax.devices()[0].device_kind.replace(' ', '_')}.json"
+        args.json = RESULTS / cache.file_name(cache.device_kind(jax.local_devices()[0]))
     return args
 
 

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tables:
         args.tables.mkdir(exist_ok=True)
         versions = {f"jaxlib {sweep['jaxlib']}, revision {REVISION}": table(measured)}
-        content = {"format": cache.FORMAT, "device": sweep["device"], "versions": versions}
+        content = cache.document(sweep["device"], versions)
         (args.tables / cache.file_name(sweep["device"])).write_text(json.dumps(content, indent=0) + "\n")
 
 

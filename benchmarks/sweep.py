@@ -15,15 +15,14 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jaxlib
-from jax import Array
 from tqdm import tqdm
 
 from benchmarks.cases import LAYERS
 from benchmarks.layer import Layer
+from benchmarks.peers import program
 from convjax._core import cache, cost, tuning
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.collect import convolutions
@@ -57,19 +56,10 @@ def problems(filter_text: str = "") -> Iterator[tuple[str, str, Geometry]]:
 
 def geometry(layer: Layer, problem: str) -> Geometry:
     """The convolution that the chooser sees, examples of a `vmap` included."""
-    run = partial(convolve, spec=layer.spec)
-
-    def one(x: Array, w: Array, ct: Array) -> Any:
-        if problem == "forward":
-            return run(x, w)
-        if problem == "input_grad":
-            return jax.linear_transpose(lambda x: run(x, w), x)(ct)
-        return jax.linear_transpose(lambda w: run(x, w), w)(ct)
-
+    fn = program(layer, problem, partial(convolve, spec=layer.spec))
     shapes = (layer.case.lhs_shape, layer.case.rhs_shape, layer.case.out_shape)
     lead = [() if axis is None else (layer.examples,) for axis in layer.axes]
     operands = [jax.ShapeDtypeStruct((*n, *shape), layer.dtype) for n, shape in zip(lead, shapes, strict=True)]
-    fn = jax.vmap(one, layer.axes) if layer.vmap else one
     ((found, _),) = convolutions(jax.make_jaxpr(fn)(*operands).jaxpr)
     return found
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from convjax._core.choose import why_not
+from convjax._core.collect import gradients
+from convjax._core.geometry import Geometry
 from convjax._core.spec import ConvSpec
 
 # --- the oracle -------------------------------------------------------------------------------------------------------
@@ -214,18 +216,18 @@ class Case:
     @property
     def lhs_grad(self) -> Case:
         """The problem that the gradient in the input is, a convolution of the cotangent."""
-        *k, channels, features = self.rhs_shape
-        rhs_shape = (*k, features // self.spec.groups, channels * self.spec.groups)
-        spec = self.spec.lhs_grad(self.lhs_shape, self.rhs_shape)
-        return Case(f"{self}, input gradient", self.out_shape, rhs_shape, spec)
+        problem, _ = gradients(self._geometry)
+        return Case(f"{self}, input gradient", problem.lhs, problem.rhs, problem.spec)
 
     @property
     def rhs_grad(self) -> Case:
         """The problem that the gradient in the kernel is, a convolution of input and cotangent."""
-        batch, *space, channels = self.lhs_shape
-        out_batch, *out_space, features = self.out_shape
-        spec = self.spec.rhs_grad(self.lhs_shape, self.rhs_shape)
-        return Case(f"{self}, kernel gradient", (channels, *space, batch), (*out_space, out_batch, features), spec)
+        _, problem = gradients(self._geometry)
+        return Case(f"{self}, kernel gradient", problem.lhs, problem.rhs, problem.spec)
+
+    @property
+    def _geometry(self) -> Geometry:
+        return Geometry(self.spec, self.lhs_shape, self.rhs_shape, np.dtype(np.float32))
 
     def refusal(self, algorithm: str, dtype: Any = np.float32, platform: str = "cpu") -> str | None:
         """None where `algorithm` can serve, else its reason."""

@@ -15,6 +15,7 @@ pytest.importorskip("tqdm", reason="the benchmarks need pip install 'convjax[exa
 from benchmarks import device, peers, reference, report, run, timing
 from benchmarks.cases import LAYERS, SUITES, select
 from benchmarks.layer import MODES, ROLES
+from convjax._core import cache
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.bridge import orders, transpose
 from convjax._core.choose import choose
@@ -361,11 +362,9 @@ def test_device_dry_run_checks_and_times_every_algorithm_that_serves(tmp_path, m
     names = ("xla", "taps", "fft")  # all of them compile for a minute
     monkeypatch.setattr(device, "ALGORITHMS", {name: ALGORITHMS[name] for name in names})
     path = tmp_path / "device.json"
-    sections = {"tuning": lambda seconds_left: {"seconds_left": seconds_left}}
-    found = device.main(["--dry-run", "--filter", "depthwise 3x3 128 @56 N128 bf", "--json", str(path)], sections)
+    found = device.main(["--dry-run", "--filter", "depthwise 3x3 128 @56 N128 bf", "--json", str(path)])
     assert json.loads(path.read_text()) == found
     assert not found["left_out"]
-    assert 0 < found["tuning"]["seconds_left"] <= 420
     layers = device.selected("depthwise 3x3 128 @56 N128 bf", dry_run=True)
     served = {
         (layer.name, problem, name)
@@ -379,6 +378,12 @@ def test_device_dry_run_checks_and_times_every_algorithm_that_serves(tmp_path, m
     assert all(c.get("passed") for c in found["checks"]), [c for c in found["checks"] if "failed" in c]
     assert all(t["ms"] > 0 and t["fraction"] > 0 and t["buffers"] >= 2 for t in found["times"])
     assert all("auto" in t for t in found["times"])
+    kind = found["tuned"]["device"]
+    (tmp_path / cache.file_name(kind)).write_text(json.dumps(found["tuned"]))
+    monkeypatch.setenv("CONVJAX_CACHE_DIR", str(tmp_path))
+    for entry in found["times"]:  # the chooser understands what was tuned
+        times, whose = cache.lookup(kind, entry["key"])
+        assert (entry["algorithm"] in times, whose) == (True, "yours")
     assert "0 failed" in capsys.readouterr().out
 
 

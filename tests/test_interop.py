@@ -201,7 +201,7 @@ def test_dtype_and_device_stay():
 
 
 def test_safetensors_round_trip(tmp_path):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="files of weights need pip install safetensors")
     model, path = Small(nnx.Rngs(0)), tmp_path / "small.safetensors"
     model.gain = nnx.Param(jnp.full((4,), 1.5, jnp.bfloat16))
     save_safetensors(model, path)
@@ -215,7 +215,7 @@ def test_safetensors_round_trip(tmp_path):
 
 @pytest.mark.parametrize("ending", ["bin", "pt", "pth", "PT"])
 def test_pickles_are_refused(tmp_path, ending):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="files of weights need pip install safetensors")
     path = tmp_path / f"model.{ending}"
     path.write_bytes(b"\x80\x04.")
     for call in (lambda: load_safetensors(path), lambda: load_torch(Small(nnx.Rngs(0)), path, names=NAMES)):
@@ -224,7 +224,7 @@ def test_pickles_are_refused(tmp_path, ending):
 
 
 def test_a_broken_file_is_named_and_a_failed_write_keeps_the_old_one(tmp_path, monkeypatch):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="files of weights need pip install safetensors")
     path = tmp_path / "x.safetensors"
     save_safetensors({"x": np.arange(3.0)}, path)
     whole = path.read_bytes()

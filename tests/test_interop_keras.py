@@ -28,7 +28,7 @@ def keras(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "jax")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        keras = pytest.importorskip("keras")
+        keras = pytest.importorskip("keras", reason="compares with the networks of Keras")
     if keras.backend.backend() != "jax":
         pytest.skip(f"Keras runs on {keras.backend.backend()} here")
     return keras

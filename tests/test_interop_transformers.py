@@ -11,7 +11,7 @@ from convjax.interop import load_safetensors, load_torch, save_safetensors, to_t
 from convjax.models import VGG, ConvNeXt, MobileNetV2, ResNet
 
 torch = pytest.importorskip("torch", reason="transformers' networks are torch's")
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="compares with the networks of Hugging Face")
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 

@@ -71,11 +71,8 @@ LAYERS = (
     layer("LongConv", LINE, LINE, inputs=dict(features=4), max_length=9, hidden_features=8),
 )  # fmt: skip
 LAYER = pytest.mark.parametrize("layer", LAYERS, ids=str)
-CONVOLVES = pytest.mark.parametrize(
-    "layer",
-    [la for la in LAYERS if la.name not in ("BlurPool", "ChannelShuffle", "SqueezeExcite", "LongConv")],
-    ids=str,
-)
+CONVOLVE = [la for la in LAYERS if la.name not in ("BlurPool", "ChannelShuffle", "SqueezeExcite", "LongConv")]
+CONVOLVES = pytest.mark.parametrize("layer", CONVOLVE, ids=str)
 
 
 def parameters(layer):
@@ -142,11 +139,9 @@ def test_dtype_is_that_of_the_computation_and_param_dtype_that_of_the_parameters
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(jnp.float16)}
 
 
-@CONVOLVES
+@pytest.mark.parametrize("layer", [la for la in CONVOLVE if la.name != "LocalConv"], ids=str)  # no convolution of ours
 def test_precision_and_algorithm_reach_the_convolution(layer):
     """Every convolution of the layer that the caller's algorithm is for; pointwise steps of 1x1 have their own."""
-    if layer.name == "LocalConv":
-        pytest.skip("unshared kernels are no convolution of the core")
     model = layer.nnx(precision="highest", algorithm="xla")
     model.eval()
     specs = [eqn.params["spec"] for eqn in convolutions(jax.make_jaxpr(model)(layer.x()).jaxpr)]
@@ -163,11 +158,10 @@ def convolutions(jaxpr):
             yield from convolutions(inner)
 
 
-@LAYER
-def test_nnx_layers_survive_split_merge_and_vmap_over_models(layer):
+@pytest.mark.parametrize("layer", [la for la in LAYERS if la.name not in ("BlurPool", "ChannelShuffle")], ids=str)
+def test_nnx_layers_with_parameters_survive_split_merge_and_vmap_over_models(layer):
     """An ensemble: parameters stacked, one call."""
-    if not parameters(layer.nnx()):
-        pytest.skip("has no parameters")
+    assert parameters(layer.nnx())
     models = [layer.nnx(seed) for seed in range(2)]
     graph, *_ = nnx.split(models[0])
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(m) for m in models))

@@ -88,6 +88,11 @@ def file_name(kind: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-") + ".json"
 
 
+def document(kind: str, versions: Mapping[str, Table]) -> dict[str, Any]:
+    """What a file holds."""
+    return {"format": FORMAT, "device": kind, "versions": versions}
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +177,7 @@ def remember(kind: str, measured: Mapping[str, Mapping[str, float]]) -> Path:
         with filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S):
             others = _versions(path, kind)
             others[VERSION] = {**others.get(VERSION, {}), **own(kind, where)}
-            _replace(path, {"format": FORMAT, "device": kind, "versions": others})
+            _replace(path, document(kind, others))
     except (OSError, filelock.Timeout) as error:
         warnings.warn(f"convjax could not save measurements to {path}: {error}.", stacklevel=2)
     return path

@@ -61,6 +61,8 @@ def decide(spec: ConvSpec, lhs: Any, rhs: Any, platform: str, *, partitioned: bo
 
 def by_measurement(geometry: Geometry, platform: str) -> tuple[str, str] | None:
     times, whose = tuning.measurement(geometry, platform)
+    if not times:
+        return None
     times = {name: times[name] for name in cost.admissible(geometry, platform) if name in times}
     if not times:
         return None

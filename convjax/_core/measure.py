@@ -48,7 +48,7 @@ def measure(g: Geometry, candidates: Iterable[str], device: jax.Device | None = 
 
     The operands are random numbers: what they are does not matter to any algorithm, as long as they are normal.
     """
-    operands = [jax.device_put(_draw(i, shape, g.dtype), device) for i, shape in enumerate(_natural(g))]
+    operands = [jax.device_put(_draw(i, shape, g.dtype), device) for i, shape in enumerate(natural(g))]
     times: dict[str, list[float]] = {}
     running: dict[str, Any] = {}
     compile_s: dict[str, float] = {}
@@ -56,7 +56,7 @@ def measure(g: Geometry, candidates: Iterable[str], device: jax.Device | None = 
     for name in candidates:
         start = time.perf_counter()
         try:
-            compiled = jax.jit(_problem(name, g)).lower(*operands).compile()
+            compiled = jax.jit(in_place(name, g)).lower(*operands).compile()
             compile_s[name] = time.perf_counter() - start
             first = _timed(compiled, operands)
             if first < PATIENCE_S:  # else it is slow enough for what is done once not to matter
@@ -82,14 +82,14 @@ def _timed(run: Callable, operands: list[Array]) -> float:
     return time.perf_counter() - start
 
 
-def _natural(g: Geometry) -> tuple[Shape, Shape]:
+def natural(g: Geometry) -> tuple[Shape, Shape]:
     """The operands as the caller of the original convolution has them."""
     if not g.is_kernel_gradient:
         return g.lhs, g.rhs
     return (g.lhs[-1], *g.lhs[1:-1], g.lhs[0]), (g.rhs[-2], *g.rhs[:-2], g.rhs[-1])
 
 
-def _problem(name: str, g: Geometry) -> Callable[[Array, Array], Array]:
+def in_place(name: str, g: Geometry) -> Callable[[Array, Array], Array]:
     """One algorithm with what surrounds it in a program: the transpositions of a kernel gradient, which XLA cancels."""
     run = partial(ALGORITHMS[name].run, g.spec)
     if not g.is_kernel_gradient:

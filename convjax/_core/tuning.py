@@ -19,10 +19,11 @@ from convjax._core.geometry import Geometry
 
 MODES = ("off", "cached", "measure")
 
-# Candidates that the cost model puts further behind its best than this are not measured; it errs by less.
+# Candidates that the cost model puts further behind its best than this are not measured: its accuracy
+# (docs/algorithms.md) makes them unlikely to win, though it is not sure.
 PROMISING = 5.0
 
-_asked: list[str] = []  # modes asked for by `mode_of`, the last in force
+_asked: list[str] = []  # modes asked for by `using`, the last in force
 
 
 def mode() -> str:

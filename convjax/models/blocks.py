@@ -50,7 +50,7 @@ class Network(nnx.Module):
 
     def walk(self, x: Array) -> Iterator[tuple[str, Array]]:
         """Name and output of each stage, in order; the last is the output of the network."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no walk(x); a network is what its walk yields.")
 
     def check(self, x: Any) -> Array:
         """Refuse an input that the network cannot take, in the words of its constructor."""
