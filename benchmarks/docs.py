@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import networks, report
 from benchmarks.cases import LAYERS
 from benchmarks.sweep import problems
 from convjax._core.cost import admissible
@@ -64,7 +64,15 @@ def anchors() -> str:
     return report.summary(measured | {"records": [r for r in measured["records"] if r["layer"] in names]})
 
 
-SECTIONS = {"accuracy": accuracy, "wins": wins, "speed": speed, "anchors": anchors}
+def training() -> str:
+    """Training steps of networks."""
+    measured = json.loads((RESULTS / "networks-cpu.json").read_text())
+    machine, versions = measured["machine"], measured["versions"]
+    told = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax"))
+    return f"{machine['processor']} ({machine['cores']} cores), {told}.\n\n{networks.table(measured)}"
+
+
+SECTIONS = {"accuracy": accuracy, "wins": wins, "speed": speed, "anchors": anchors, "training": training}
 
 
 def filled(text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the benchmarks need pip install 'convjax[examples]'")
 pytest.importorskip("tqdm", reason="the benchmarks need pip install 'convjax[examples]'")
 
-from benchmarks import device, peers, reference, report, run, timing
+from benchmarks import device, networks, peers, reference, report, run, timing
 from benchmarks.cases import LAYERS, SUITES, select
 from benchmarks.layer import MODES, ROLES
 from convjax._core import cache
@@ -353,6 +353,29 @@ def test_ratios_are_of_layers_that_both_have():
     }
     assert report.ratios(measured, "forward", "lax") == {"0": 2.0, "1": 8.0}
     assert "Geometric mean of lax / convjax, forward: 4 over 2 layers; least: 2 (0)." in report.summary(measured)
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_networks_take_the_same_step_on_either_kind_of_layers(tmp_path, monkeypatch, capsys):
+    small = [
+        networks.Example("lenet5", (2, 16, 16, 1), dict(image_size=16)),
+        networks.Example("resnet18", (2, 8, 8, 3), dict(depths=(1,), widths=(4,), strides=(1,), stem="cifar")),
+        networks.Example("wavenet", (2, 9), dict(dilations=(1, 2), stacks=1, residual=4, dilated=4, skip=4), 256),
+        networks.Example("no such network", (1,)),
+    ]
+    monkeypatch.setattr(networks, "EXAMPLES", small)
+    found = networks.main(["--rounds", "2", "--json", str(tmp_path / "networks.json")])
+    assert json.loads((tmp_path / "networks.json").read_text()) == json.loads(json.dumps(found))  # tuples are lists
+    *trained, failed = found["records"]
+    assert "no such network" in failed["failed"]
+    for entry in trained:
+        assert entry["convjax"]["ms"] > 0
+        assert entry["flax"]["ms"] > 0
+        assert entry["difference"] < 1e-4
+    told = capsys.readouterr().out
+    assert all(example.name in told for example in small)
 
 
 # --- the device -------------------------------------------------------------------------------------------------------

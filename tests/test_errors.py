@@ -310,6 +310,9 @@ UNFIT = (
     ("fft", {}, jnp.int32, "integers"),
     ("phase", {}, jnp.float32, "not dilated"),
     ("subpixel", {}, jnp.float32, "not dilated"),
+    ("depth_to_space", {}, jnp.float32, "not dilated"),
+    ("depth_to_space", dict(input_dilation=2, stride=2), jnp.float32, "do not fall into blocks"),
+    ("kn2row", dict(input_dilation=2), jnp.float32, "the input is dilated"),
     ("space_to_depth", {}, jnp.float32, "no stride"),
 )
 

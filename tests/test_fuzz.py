@@ -32,13 +32,10 @@ def test_a_wrong_algorithm_is_found(monkeypatch):
     right = xla.run
     monkeypatch.setattr(xla, "run", lambda spec, x, w: right(spec, x, w[::-1]))
     jax.clear_caches()
-    index = next(
-        i
-        for i in range(300)
-        if fuzz.problem(SEED, i).algorithm == "xla" and fuzz.problem(SEED, i).case.rhs_shape[0] > 2
-    )
-    _, report = fuzz.outcome(SEED, index)
+    drawn = ((i, fuzz.problem(SEED, i)) for i in range(300))
+    asked = [i for i, p in drawn if p.algorithm == "xla" and p.case.rhs_shape[0] > 2][:5]  # one may see a single tap
+    reports = [(index, fuzz.outcome(SEED, index)[1]) for index in asked]
     jax.clear_caches()
-    assert report is not None
+    index, report = next((index, report) for index, report in reports if report is not None)
     assert "beyond tolerance" in report
     assert f"--seed {SEED} --first {index} --problems 1" in report

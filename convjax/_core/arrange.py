@@ -25,6 +25,12 @@ def met_by(padded: Array, starts: Sequence[int], counts: Sequence[int], steps: S
     return lax.slice(padded, (0, *starts, 0), (padded.shape[0], *limits, padded.shape[-1]), (1, *steps, 1))
 
 
+def inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
+    """First and stop of those `i < count` for which `start + i * step` is an index of an axis of `size`."""
+    first = min(max(0, -(start // step)), count)
+    return first, max(first, min(-((start - size) // step), count))
+
+
 def split_axis(a: Array, axis: int, parts: int) -> Array:
     """`(..., parts * n, ...)` to `(..., parts, n, ...)`."""
     return a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])

@@ -91,6 +91,10 @@ def reserve(name: str, geometry: Geometry) -> str | None:
         return "what serves feature groups serves batch groups as they are, without the transposition"
     if name == "slices" and geometry.spec.batch_groups > 1:
         return "its parts would have batch groups in their turn, which never paid"
+    if name == "slices" and max(geometry.taps, geometry.positions) > 1 == min(geometry.taps, geometry.positions):
+        return "one tap, or one output, is a matrix product as it is"
+    if name == "pack_groups" and any(dilation > 1 for dilation in geometry.spec.lhs_dilation):
+        return "its part would have a dilated input in its turn: phases of that come first"
     if name == "winograd":
         return "its error is 25 times that of direct summation"
     if name in ("winograd_f2", "fft", "overlap_add") and not geometry.may_mix:

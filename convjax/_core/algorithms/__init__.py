@@ -18,9 +18,11 @@ from jax import Array
 from convjax._core.algorithms import (
     batch_to_feature,
     by_feature,
+    depth_to_space,
     fft,
     gemm,
     indirect,
+    kn2row,
     offsets,
     overlap_add,
     pack_groups,
@@ -38,7 +40,7 @@ from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
 # Part of every key under which times are remembered: raise it when an algorithm becomes faster or slower.
-REVISION = 1
+REVISION = 2
 
 
 class Algorithm(Protocol):
@@ -56,6 +58,7 @@ PLAIN: dict[str, Algorithm] = {
     "taps": taps,
     "gemm": gemm,
     "indirect": indirect,
+    "kn2row": kn2row,
     "winograd": Winograd(outputs=4),
     "winograd_f2": Winograd(outputs=2),  # as accurate as direct summation
     "fft": fft,
@@ -68,6 +71,7 @@ PLAIN: dict[str, Algorithm] = {
 REWRITES: dict[str, Algorithm] = {
     "phase": phase,
     "subpixel": subpixel,
+    "depth_to_space": depth_to_space,
     "space_to_depth": space_to_depth,
     "slices": slices,
     "pack_groups": pack_groups,

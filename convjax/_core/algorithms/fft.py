@@ -17,6 +17,7 @@ from convjax._core.arrange import grouped, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
 from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec, dilate
+from convjax._core.spectrum import backward, fast_lengths, forward
 
 # Up to so many products a frequency they are fused sums; beyond, matrix products with the frequency as batch.
 FUSED_PRODUCTS = 16
@@ -37,7 +38,8 @@ def work(g: Geometry) -> Work:
     size = [lo + dilate(n, d) for lo, n, d in zip(low, g.lhs[1:], g.spec.lhs_dilation, strict=False)]
     last = [(n - 1) * s for n, s in zip(g.out, g.spec.strides, strict=True)]
     window = g.spec.window(g.rhs)
-    points = math.prod(fast_length(circle(*axis)) for axis in zip(low, size, last, window, strict=True))
+    length = [circle(*axis) for axis in zip(low, size, last, window, strict=True)]
+    points = math.prod(fast_lengths(length, accumulator(g.spec, g.dtype)))
     return spectra("fft", g, points, 1)
 
 
@@ -61,7 +63,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     low = [lo for lo, _ in spec.padding]
     size = [lo + (n - 1) * d + 1 for lo, n, d in zip(low, lhs.shape[3:], spec.lhs_dilation, strict=True)]
     last = [(n - 1) * s for n, s in zip(out_shape[1:-1], spec.strides, strict=True)]
-    length = [fast_length(circle(*axis)) for axis in zip(low, size, last, window, strict=True)]
+    length = fast_lengths([circle(*axis) for axis in zip(low, size, last, window, strict=True)], dtype)
     lhs = pad_space(lhs, [(lo, n - m) for lo, n, m in zip(low, length, size, strict=True)], spec.lhs_dilation, 3)
     rhs = pad_space(rhs, [(0, n - m) for n, m in zip(length, window, strict=True)], spec.rhs_dilation, 3)
     y = correlate(lhs, rhs, length)
@@ -79,12 +81,8 @@ def circle(low, size, last, window):
 
 def correlate(lhs, rhs, lengths):
     """Circular correlation of `(N, G, I, *lengths)` with `(G, I, J, *lengths)`, summed over I."""
-    axes = tuple(range(3, 3 + len(lengths)))
-    if jnp.iscomplexobj(lhs):
-        x, w = jnp.fft.fftn(lhs, axes=axes), jnp.fft.fftn(rhs.conj(), axes=axes).conj()
-        return jnp.fft.ifftn(contract(x, w), axes=axes)
-    x, w = jnp.fft.rfftn(lhs, axes=axes), jnp.fft.rfftn(rhs, axes=axes).conj()
-    return jnp.fft.irfftn(contract(x, w), lengths, axes=axes)
+    x, w = forward(lhs, lengths), forward(rhs.conj(), lengths).conj()
+    return backward(contract(x, w), lengths, lhs.dtype)
 
 
 def contract(x, w):
@@ -92,21 +90,3 @@ def contract(x, w):
     if w.shape[1] * w.shape[2] <= FUSED_PRODUCTS:
         return sum(x[:, :, i, None] * w[:, i] for i in range(w.shape[1]))
     return jnp.einsum("ngi...,gij...->ngj...", x, w)
-
-
-def fast_length(n):
-    """Smallest length of at least `n` without a prime factor above 7."""
-    best = 1 << max(0, n - 1).bit_length()
-    for sevens in _powers(7, best):
-        for fives in _powers(5, best // sevens):
-            for threes in _powers(3, best // (sevens * fives)):
-                odd = sevens * fives * threes
-                best = min(best, odd << max(0, -(-n // odd) - 1).bit_length())
-    return best
-
-
-def _powers(base, limit):
-    power = 1
-    while power <= limit:
-        yield power
-        power *= base

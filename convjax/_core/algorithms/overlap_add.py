@@ -15,11 +15,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from convjax._core.algorithms.fft import correlate, fast_length, spectra
+from convjax._core.algorithms.fft import correlate, spectra
 from convjax._core.arrange import grouped, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
 from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
+from convjax._core.spectrum import fast_length
 
 MIN_BLOCKS = 3  # fewer are better served by one transform
 
@@ -38,7 +39,7 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 def work(g: Geometry) -> Work:
     blocks, window = _blocks(g.spec, g.lhs, g.rhs), g.spec.window(g.rhs)
     points = math.prod(step + w - 1 for (step, _), w in zip(blocks, window, strict=True))
-    return spectra("overlap_add", g, points, math.prod(count for _, count in blocks))
+    return spectra("fft, blocked", g, points, math.prod(count for _, count in blocks))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

@@ -42,6 +42,7 @@ def work(g: Geometry) -> Work:
     passes = max(1, g.taps * g.features // SCANNED_PRODUCTS)
     kind = "taps, gradient" if g.is_kernel_gradient else "taps"
     kind += ", thin" if g.rhs[-1] < 16 else "" if g.features == 1 else ", grouped"
+    kind += ", scanned" if g.taps * g.features > UNROLLED_PRODUCTS else ""
     return Work(kind, g.macs, g.padded + passes * g.elements[2], passes)
 
 

@@ -5,13 +5,15 @@ of the input (features for batch) with the cotangent for kernel. Each output pos
 input's window with the cotangent, long in the contraction. The input is put back into its natural order first, which
 meets the caller's opposite transposition in one program and costs nothing.
 
-Cost: the products of direct summation; a read of both operands for each output position.
+Cost: the products of direct summation, those with padding left out where they are many; a read of both operands for
+each output position.
 Error: that of direct summation in the accumulation dtype.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,13 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from convjax._core.arrange import groups_first, groups_last, met_by, pad_space
+from convjax._core.arrange import groups_first, groups_last, inside, met_by, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
 from convjax._core.geometry import Geometry, Work
-from convjax._core.spec import ConvSpec
+from convjax._core.spec import ConvSpec, dilate
 
 # Each output position is a product in the program, and XLA takes minutes to compile a hundred of them.
 MAX_OUTPUTS = 32
+# Above this share of products with padding the operands are cropped to what meets, which copies the kernel as well.
+MUCH_PADDING = 0.25
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
@@ -36,8 +40,26 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 
 
 def work(g: Geometry) -> Work:
+    share = share_met(g.spec, g.lhs, g.rhs)
+    share = share if share < 1 - MUCH_PADDING else 1
     operands = g.positions * (g.patches // g.positions + g.elements[1])
-    return Work("windows" if g.is_dense else "windows, grouped", g.macs, operands, g.positions * g.spec.groups)
+    kind = "windows" if g.is_dense else "windows, grouped"
+    return Work(kind, share * g.macs, share * operands, g.positions * g.spec.groups)
+
+
+def share_met(spec: ConvSpec, lhs: Sequence[int], rhs: Sequence[int]) -> float:
+    """Share of the products that meet no padding."""
+    out = spec.out_space(lhs, rhs)
+    met = [[taps_met(spec, i, o, lhs, rhs) for o in range(n)] for i, n in enumerate(out)]
+    return math.prod(
+        sum(stop - first for first, stop in axis) / (n * k) for axis, n, k in zip(met, out, rhs, strict=False)
+    )
+
+
+def taps_met(spec: ConvSpec, axis: int, output: int, lhs: Sequence[int], rhs: Sequence[int]) -> tuple[int, int]:
+    """First and stop of the taps that fall on the dilated input for one output."""
+    start = output * spec.strides[axis] - spec.padding[axis][0]
+    return inside(start, spec.rhs_dilation[axis], rhs[axis], dilate(lhs[1 + axis], spec.lhs_dilation[axis]))
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -51,13 +73,23 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def one_group(spec: ConvSpec, out: tuple[int, ...], lhs: Array, rhs: Array) -> Array:
     """`(batch, *out, outputs)`, in the accumulation dtype."""
-    n = spec.ndim
-    natural = pad_space(jnp.moveaxis(lhs, (0, -1), (-1, 0)), spec.padding, spec.lhs_dilation)
-    matrix = jnp.moveaxis(rhs, n, 0).reshape(-1, rhs.shape[-1])  # (features * window, outputs)
-    dtype = accumulator(spec, lhs.dtype)
+    n, cropped = spec.ndim, share_met(spec, lhs.shape, rhs.shape) < 1 - MUCH_PADDING
+    padding = ((0, 0),) * n if cropped else spec.padding
+    natural = pad_space(jnp.moveaxis(lhs, (0, -1), (-1, 0)), padding, spec.lhs_dilation)
+    kernel, dtype = jnp.moveaxis(rhs, n, 0), accumulator(spec, lhs.dtype)
     products = []
     for position in np.ndindex(*out):
-        starts = tuple(o * stride for o, stride in zip(position, spec.strides, strict=True))
-        window = met_by(natural, starts, rhs.shape[:n], spec.rhs_dilation).reshape(len(matrix), -1)
+        starts = [o * stride for o, stride in zip(position, spec.strides, strict=True)]
+        part = kernel
+        if cropped:
+            spans = [taps_met(spec, i, o, lhs.shape, rhs.shape) for i, o in enumerate(position)]
+            if any(first == stop for first, stop in spans):
+                products.append(jnp.zeros((natural.shape[-1], rhs.shape[-1]), dtype))
+                continue
+            part = kernel[(slice(None), *(slice(*span) for span in spans))]
+            shifts = ((a * d - lo) for (a, _), d, (lo, _) in zip(spans, spec.rhs_dilation, spec.padding, strict=True))
+            starts = [start + shift for start, shift in zip(starts, shifts, strict=True)]
+        matrix = part.reshape(-1, rhs.shape[-1])  # (features * window, outputs)
+        window = met_by(natural, starts, part.shape[1:-1], spec.rhs_dilation).reshape(len(matrix), -1)
         products.append(jnp.dot(window.T, matrix, precision=spec.precision, preferred_element_type=dtype))
     return jnp.moveaxis(jnp.stack(products).reshape(*out, *products[0].shape), n, 0)

@@ -39,6 +39,8 @@ def work(g: Geometry) -> Work:
         kind += ", gradient" if g.positions > 1 else ", gradient of one tap"
     if max(g.spec.lhs_dilation, default=1) > 1:
         kind += ", dilated"
+    if g.dtype.itemsize == 2:
+        kind += ", 16 bits"  # widened first
     return Work(kind, g.vector_macs, g.patches + g.elements[2], g.spec.groups * g.lhs[0])
 
 

@@ -1,0 +1,56 @@
+"""Transforms of one long axis in two steps: as accurate as one transform, and what long convolutions take."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import convjax
+from convjax._core import spectrum
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("n", (spectrum.LONG, spectrum.LONG + 1, 50_000))
+def test_circular_convolution(n, dtype):
+    with jax.enable_x64(True):
+        (length,) = spectrum.fast_lengths([n], np.dtype(dtype))
+        assert length >= n
+        assert length % spectrum.ROWS == 0
+        rng = np.random.default_rng(0)
+        x, k = (rng.standard_normal((2, length)).astype(dtype) for _ in range(2))
+        y = spectrum.forward(jnp.asarray(x), [length]) * spectrum.forward(jnp.asarray(k), [length])
+        assert y.shape == (2, spectrum.ROWS // 2 + 1, length // spectrum.ROWS)
+        actual = spectrum.backward(y, [length], np.dtype(dtype))
+    assert actual.dtype == dtype
+    expected = np.fft.irfft(np.fft.rfft(x) * np.fft.rfft(k), length)
+    np.testing.assert_allclose(actual, expected, atol=8 * np.finfo(dtype).eps * np.abs(expected).max())
+
+
+def test_short_many_and_complex_axes_take_one_step():
+    for lengths, dtype in (([spectrum.LONG - 64], np.float32), ([2**15, 2], np.float32), ([2**15], np.complex64)):
+        assert spectrum.fast_lengths(lengths, np.dtype(dtype)) == [spectrum.fast_length(n) for n in lengths]
+        x = jnp.zeros(lengths, dtype)
+        assert spectrum.forward(x, lengths).ndim == len(lengths)
+
+
+def test_long_convolution_and_its_gradients():
+    rng = np.random.default_rng(1)
+    x, w, ct = (rng.standard_normal(n).astype(np.float32) for n in (20_000, 9_000, 11_001))
+
+    @jax.jit
+    def all_three(x, w, ct):
+        f = lambda x, w: convjax.conv(x[:, None], w[:, None, None], padding="VALID", algorithm="fft")[:, 0]
+        y, pull = jax.vjp(f, x, w)
+        return y, *pull(ct)
+
+    n = 2**15
+    product = lambda a, b: np.fft.irfft(np.fft.rfft(a.astype(np.float64), n) * np.fft.rfft(b.astype(np.float64), n), n)
+    expected = (
+        product(x, w[::-1])[len(w) - 1 : len(x)],
+        product(ct, w)[: len(x)],
+        product(x, ct[::-1])[len(ct) - 1 : len(x)],
+    )
+    for actual, exact in zip(all_three(x, w, ct), expected, strict=True):
+        np.testing.assert_allclose(actual, exact, atol=2e-6 * np.abs(exact).max())
