@@ -19,6 +19,7 @@ from convjax._core.choose import why_not
 from convjax._core.collect import gradients
 from convjax._core.geometry import Geometry
 from convjax._core.spec import ConvSpec
+from convjax._testing_deformable import DeformOracle as DeformOracle
 
 # --- the oracle -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ The names are those of `convjax.nnx`, and so are the parameters' names and shape
 from convjax.linen.blocks import ChannelShuffle, ConvNormAct, MixConv, SqueezeExcite
 from convjax.linen.causal import CausalConv
 from convjax.linen.conv import Conv, ConvTranspose
+from convjax.linen.deformable import DeformConv
 from convjax.linen.depthwise import DepthwiseConv, PointwiseConv, SeparableConv
 from convjax.linen.local import LocalConv
 from convjax.linen.long import LongConv
@@ -19,6 +20,7 @@ __all__ = [
     "Conv",
     "ConvNormAct",
     "ConvTranspose",
+    "DeformConv",
     "DepthwiseConv",
     "DynamicConv",
     "LocalConv",

@@ -8,6 +8,7 @@ from convjax.nnx.blocks import ChannelShuffle, ConvNormAct, MixConv, SqueezeExci
 from convjax.nnx.causal import CausalConv
 from convjax.nnx.conv import Conv
 from convjax.nnx.conv_transpose import ConvTranspose
+from convjax.nnx.deformable import DeformConv
 from convjax.nnx.depthwise import DepthwiseConv, PointwiseConv, SeparableConv
 from convjax.nnx.local import LocalConv
 from convjax.nnx.long import LongConv
@@ -21,6 +22,7 @@ __all__ = [
     "Conv",
     "ConvNormAct",
     "ConvTranspose",
+    "DeformConv",
     "DepthwiseConv",
     "DynamicConv",
     "LocalConv",

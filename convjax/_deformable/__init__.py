@@ -1,0 +1,1 @@
+"""Sampling between pixels, in blocks: what the deformable convolutions share."""
