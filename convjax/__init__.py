@@ -1,12 +1,13 @@
 """Every convolution in JAX: one functional toolkit, at the speed the hardware allows."""
 
-from convjax import analysis, lax
+from convjax import analysis, filters, lax, signal
 from convjax._core.accelerate import accelerate
 from convjax._core.algorithms import names as algorithms
 from convjax._core.epilogue import ACTIVATIONS
 from convjax._core.explain import explain
 from convjax._core.primitive import save_convolutions
 from convjax._core.tune import tune
+from convjax.deformable import deform_conv, deform_conv_v3, deform_conv_v4
 from convjax.functional import (
     causal_conv,
     conv,
@@ -27,12 +28,17 @@ __all__ = [
     "causal_conv",
     "conv",
     "conv_transpose",
+    "deform_conv",
+    "deform_conv_v3",
+    "deform_conv_v4",
     "depthwise_conv",
     "explain",
+    "filters",
     "lax",
     "local_conv",
     "pointwise_conv",
     "save_convolutions",
     "separable_conv",
+    "signal",
     "tune",
 ]

@@ -15,7 +15,7 @@ import jax
 import pytest
 
 import convjax
-from convjax import functional, lax
+from convjax import filters, functional, lax, signal
 
 MODULES = ["convjax", *(m.name for m in pkgutil.walk_packages(convjax.__path__, "convjax."))]
 EXAMPLES = {
@@ -36,10 +36,10 @@ def test_docstring(name):
 
 
 def public_functions():
-    for module in (convjax, lax):
+    for module in (convjax, lax, signal, filters):
         for name in module.__all__:
             value = getattr(module, name)
-            if callable(value):
+            if callable(value) and not inspect.isclass(value):
                 yield f"{module.__name__}.{name}", value
 
 

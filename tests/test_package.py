@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib
 import importlib.metadata
 import inspect
@@ -59,9 +58,3 @@ def test_all_is_sorted_and_free_of_repetition():
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_say_who_lives_there(name):
     assert (importlib.import_module(name).__doc__ or "").strip()
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name):
-    failures, _ = doctest.testmod(importlib.import_module(name))
-    assert failures == 0
