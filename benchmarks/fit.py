@@ -143,6 +143,8 @@ def table(measured: Measured) -> dict[str, dict[str, float]]:
         best = sorted(allowed, key=times.__getitem__)[:2]
         if not layer.endswith("reduced"):
             kept = [name for name in dict.fromkeys([*best, "xla"]) if name in times]
+            if len(kept) < 2:  # nothing was compared
+                continue
             found[cache.problem_key(geometry)] = {name: round(times[name], 3) for name in kept}
     return found
 

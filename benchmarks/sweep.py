@@ -24,13 +24,13 @@ from benchmarks.cases import LAYERS
 from benchmarks.layer import Layer
 from benchmarks.peers import program
 from convjax._core import cache, cost, tuning
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import ALGORITHMS, PLAIN
 from convjax._core.collect import convolutions
 from convjax._core.geometry import Geometry
 from convjax._core.measure import measure
 from convjax._core.primitive import convolve
 
-MOST_MACS = 1e11  # beyond, a naive loop takes minutes
+MOST_MACS = 1e11  # beyond, the zeros of a dilated input included, a naive loop takes minutes
 HOPELESS = 6.0  # estimates so many times the best one are not worth the time
 # What a problem costs that has next to nothing to compute.
 SMALL = tuple(
@@ -67,7 +67,8 @@ def geometry(layer: Layer, problem: str) -> Geometry:
 def candidates(g: Geometry, platform: str) -> list[str]:
     """What `auto` may take and may be the best: nothing that the model, where there is one, sees far behind."""
     model = cost.model(platform)
-    names = [name for name in cost.admissible(g, platform) if g.macs < MOST_MACS or name in ("fft", "overlap_add")]
+    loops = set(PLAIN) - {"fft", "overlap_add"} if g.macs > MOST_MACS else set()
+    names = [name for name in cost.admissible(g, platform) if name not in loops]
     least = {}
     for name in names:
         estimate = model.estimate(name, g)

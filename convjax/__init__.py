@@ -1,6 +1,6 @@
 """Every convolution in JAX: one functional toolkit, at the speed the hardware allows."""
 
-from convjax import analysis, filters, lax, signal
+from convjax import analysis, filters, lax, signal, streaming
 from convjax._core.accelerate import accelerate
 from convjax._core.algorithms import names as algorithms
 from convjax._core.epilogue import ACTIVATIONS
@@ -16,6 +16,13 @@ from convjax.functional import (
     pointwise_conv,
     separable_conv,
 )
+from convjax.masked import masked_conv
+from convjax.partial import partial_conv
+from convjax.patches import fold, unfold
+from convjax.per_example import dynamic_conv
+from convjax.per_position import involution
+from convjax.shuffle import channel_shuffle
+from convjax.streaming import causal_conv_update, stream_conv
 from convjax.unshared import local_conv
 
 __version__ = "0.1.0"
@@ -26,19 +33,29 @@ __all__ = [
     "algorithms",
     "analysis",
     "causal_conv",
+    "causal_conv_update",
+    "channel_shuffle",
     "conv",
     "conv_transpose",
     "deform_conv",
     "deform_conv_v3",
     "deform_conv_v4",
     "depthwise_conv",
+    "dynamic_conv",
     "explain",
     "filters",
+    "fold",
+    "involution",
     "lax",
     "local_conv",
+    "masked_conv",
+    "partial_conv",
     "pointwise_conv",
     "save_convolutions",
     "separable_conv",
     "signal",
+    "stream_conv",
+    "streaming",
     "tune",
+    "unfold",
 ]

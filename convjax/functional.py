@@ -25,10 +25,11 @@ from typing import Any
 
 from jax import Array, lax
 from jax.typing import DTypeLike
-from jaxtyping import Num
+from jaxtyping import Int, Num
 
-from convjax._core import canonical, epilogue, transposed, variants
+from convjax._core import arguments, canonical, epilogue, transposed, variants
 from convjax._core.canonical import Problem
+from convjax._streaming import causal
 
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
@@ -350,33 +351,43 @@ def causal_conv(
     stride: int = 1,
     dilation: int = 1,
     groups: int = 1,
+    state: Num[Array, "*batch reach c"] | None = None,
+    return_state: bool = False,
+    segment_ids: Int[Array, "*batch t"] | None = None,
     activation: Activation = None,
     residual: Num[Array, "*batch out o"] | None = None,
     layout: Layout = "channels_last",
     algorithm: Algorithm = "auto",
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-) -> Num[Array, "*batch out o"]:
+) -> Any:
     """1-D convolution that sees no future: the last tap is now.
 
     Args:
       x: input `(*batch, T, C_in)`.
       w: `(k, C_in // groups, C_out)`, or `(k, C)` (whatever the `layout`) for a depthwise one.
-      stride: output t sees inputs up to `stride * t`.
+      stride: output t sees inputs up to `stride * t`; a piece that another follows has a multiple of it.
+      state: the `(k - 1) * dilation` inputs before `x`, `(*batch, (k - 1) * dilation, C_in)` in the dtype of `x` and
+        whatever the `layout`; None is zeros. See `convjax.streaming` for single steps and for long responses.
+      return_state: whether to return the state after `x` as well, also where none was given.
+      segment_ids: `(*batch, T)`, whatever the `layout`: an output sees only inputs of its own id, and the gradient of
+        an input only outputs of its own, NaN included. Takes memory for `k` copies of `x`.
       others: as `conv`.
 
     Returns:
-      `(*batch, ceil(T / stride), C_out)` in the dtype of `x`.
+      `y (*batch, ceil(T / stride), C_out)` in the dtype of `x`; with `state` or `return_state`, `(y, state)`.
 
     Raises:
-      ValueError, TypeError: as `conv`; `w` has neither 2 nor 3 axes.
+      ValueError, TypeError: as `conv`; `w` has neither 2 nor 3 axes; `state` or `segment_ids` do not fit `x`, or both
+        are given.
 
     Example:
       >>> import jax.numpy as jnp, convjax
       >>> convjax.causal_conv(jnp.arange(4.0)[:, None], jnp.array([[1.0], [10.0]]))[:, 0]
       Array([ 0., 10., 21., 32.], dtype=float32)
 
-    Source: van den Oord et al., WaveNet, arXiv:1609.03499, section 2.1.
+    Source: van den Oord et al., WaveNet, arXiv:1609.03499, section 2.1; state and segments as `initial_states` and
+    `seq_idx` of causal-conv1d, https://github.com/Dao-AILab/causal-conv1d.
     """
     problem = variants.causal(
         "causal_conv",
@@ -390,7 +401,18 @@ def causal_conv(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    return _finish("causal_conv", problem, bias, residual, activation)
+    continues = arguments.flag("causal_conv", "return_state", return_state) or state is not None
+    if segment_ids is not None:
+        if continues:
+            raise ValueError(
+                "causal_conv: segment_ids together with state or return_state: the segment of the inputs in a state is "
+                "not known. Leave one of them out."
+            )
+        problem = causal.segmented("causal_conv", problem, segment_ids)
+    if not continues:
+        return _finish("causal_conv", problem, bias, residual, activation)
+    problem, after = causal.advance("causal_conv", problem, state)
+    return _finish("causal_conv", problem, bias, residual, activation), after
 
 
 def _finish(where: str, problem: Problem, bias: Any, residual: Any, activation: Activation) -> Array:

@@ -296,6 +296,7 @@ CASES: tuple[Case, ...] = (
     case("kernel larger than input", (2, 3, 2, 3), (5, 7, 3, 4), pads=((3, 3), (4, 4))),
     case("negative pads", (1, 9, 8, 3), (3, 3, 3, 2), pads=((-1, 2), (1, -2))),
     case("negative pads, dilated input", (1, 7, 5, 2), (3, 2, 2, 3), pads=((-2, 3), (2, -3)), lhs_dilation=(2, 3)),
+    case("dilation 4, mostly padding", (1, 7, 6, 8), (3, 3, 8, 9), pads=4, rhs_dilation=4),
     case("dilation 2 and 3", (1, 13, 17, 3), (3, 3, 3, 4), pads=((2, 2), (3, 3)), rhs_dilation=(2, 3)),
     case("dilated and strided", (2, 13, 11, 3), (3, 2, 3, 4), stride=(2, 3), pads=2, rhs_dilation=(3, 2)),
     case("transposed 4x4/2", (2, 4, 5, 6), (4, 4, 6, 3), pads=2, lhs_dilation=2),

@@ -15,24 +15,30 @@ from convjax._core import spectrum
 @pytest.mark.parametrize("n", (spectrum.LONG, spectrum.LONG + 1, 50_000))
 def test_circular_convolution(n, dtype):
     with jax.enable_x64(True):
-        (length,) = spectrum.fast_lengths([n], np.dtype(dtype))
+        (length,) = spectrum.fast_lengths([n], np.dtype(dtype), 2)
         assert length >= n
         assert length % spectrum.ROWS == 0
         rng = np.random.default_rng(0)
         x, k = (rng.standard_normal((2, length)).astype(dtype) for _ in range(2))
-        y = spectrum.forward(jnp.asarray(x), [length]) * spectrum.forward(jnp.asarray(k), [length])
+        y = spectrum.forward(jnp.asarray(x), [length], 2) * spectrum.forward(jnp.asarray(k), [length], 2)
         assert y.shape == (2, spectrum.ROWS // 2 + 1, length // spectrum.ROWS)
-        actual = spectrum.backward(y, [length], np.dtype(dtype))
+        actual = spectrum.backward(y, [length], np.dtype(dtype), 2)
     assert actual.dtype == dtype
     expected = np.fft.irfft(np.fft.rfft(x) * np.fft.rfft(k), length)
     np.testing.assert_allclose(actual, expected, atol=8 * np.finfo(dtype).eps * np.abs(expected).max())
 
 
 def test_short_many_and_complex_axes_take_one_step():
-    for lengths, dtype in (([spectrum.LONG - 64], np.float32), ([2**15, 2], np.float32), ([2**15], np.complex64)):
-        assert spectrum.fast_lengths(lengths, np.dtype(dtype)) == [spectrum.fast_length(n) for n in lengths]
+    cases = (
+        ([spectrum.LONG - 64], np.float32, 1),
+        ([2**15, 2], np.float32, 1),
+        ([2**15], np.complex64, 1),
+        ([2**15], np.float32, spectrum.FEW + 1),
+    )
+    for lengths, dtype, planes in cases:
+        assert spectrum.fast_lengths(lengths, np.dtype(dtype), planes) == [spectrum.fast_length(n) for n in lengths]
         x = jnp.zeros(lengths, dtype)
-        assert spectrum.forward(x, lengths).ndim == len(lengths)
+        assert spectrum.forward(x, lengths, planes).ndim == len(lengths)
 
 
 def test_long_convolution_and_its_gradients():

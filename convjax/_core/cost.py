@@ -20,6 +20,8 @@ from convjax._core.geometry import Geometry, Work
 DEEPEST = 2
 # Taps from which the rounding of direct summation is no smaller than that of a transform.
 LONG = 128
+# Channels from which a matrix product for each tap was ever the best; 3 took ten times as long as patches.
+THIN = 8
 
 Constants = dict[str, dict[str, float]]
 
@@ -95,6 +97,8 @@ def reserve(name: str, geometry: Geometry) -> str | None:
         return "one tap, or one output, is a matrix product as it is"
     if name == "pack_groups" and any(dilation > 1 for dilation in geometry.spec.lhs_dilation):
         return "its part would have a dilated input in its turn: phases of that come first"
+    if name == "kn2row" and min(geometry.features, geometry.outputs) < THIN:
+        return f"fewer than {THIN} channels on one side leave its products next to nothing to multiply"
     if name == "winograd":
         return "its error is 25 times that of direct summation"
     if name in ("winograd_f2", "fft", "overlap_add") and not geometry.may_mix:

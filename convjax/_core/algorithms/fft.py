@@ -39,7 +39,8 @@ def work(g: Geometry) -> Work:
     last = [(n - 1) * s for n, s in zip(g.out, g.spec.strides, strict=True)]
     window = g.spec.window(g.rhs)
     length = [circle(*axis) for axis in zip(low, size, last, window, strict=True)]
-    points = math.prod(fast_lengths(length, accumulator(g.spec, g.dtype)))
+    planes = most_planes((g.batch, g.spec.groups, g.features), (g.spec.groups, g.features, g.outputs))
+    points = math.prod(fast_lengths(length, accumulator(g.spec, g.dtype), planes))
     return spectra("fft", g, points, 1)
 
 
@@ -63,7 +64,8 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     low = [lo for lo, _ in spec.padding]
     size = [lo + (n - 1) * d + 1 for lo, n, d in zip(low, lhs.shape[3:], spec.lhs_dilation, strict=True)]
     last = [(n - 1) * s for n, s in zip(out_shape[1:-1], spec.strides, strict=True)]
-    length = fast_lengths([circle(*axis) for axis in zip(low, size, last, window, strict=True)], dtype)
+    length = [circle(*axis) for axis in zip(low, size, last, window, strict=True)]
+    length = fast_lengths(length, dtype, most_planes(lhs.shape, rhs.shape))
     lhs = pad_space(lhs, [(lo, n - m) for lo, n, m in zip(low, length, size, strict=True)], spec.lhs_dilation, 3)
     rhs = pad_space(rhs, [(0, n - m) for n, m in zip(length, window, strict=True)], spec.rhs_dilation, 3)
     y = correlate(lhs, rhs, length)
@@ -81,8 +83,15 @@ def circle(low, size, last, window):
 
 def correlate(lhs, rhs, lengths):
     """Circular correlation of `(N, G, I, *lengths)` with `(G, I, J, *lengths)`, summed over I."""
-    x, w = forward(lhs, lengths), forward(rhs.conj(), lengths).conj()
-    return backward(contract(x, w), lengths, lhs.dtype)
+    planes = most_planes(lhs.shape, rhs.shape)
+    x, w = forward(lhs, lengths, planes), forward(rhs.conj(), lengths, planes).conj()
+    return backward(contract(x, w), lengths, lhs.dtype, planes)
+
+
+def most_planes(lhs_shape, rhs_shape):
+    """The most that are transformed at a time, of `(N, G, I, ...)`, `(G, I, J, ...)` and the product of both."""
+    (n, g, i), j = lhs_shape[:3], rhs_shape[2]
+    return g * max(n * i, i * j, n * j)
 
 
 def contract(x, w):
