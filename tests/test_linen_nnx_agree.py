@@ -60,6 +60,7 @@ LAYERS = (
     layer("CausalConv", LINE, (2, 7, 6), features=6, kernel_size=3, kernel_dilation=2),
     layer("LocalConv", LINE, (2, 4, 6), features=6, kernel_size=(3,), strides=2, feature_group_count=2,
           inputs=dict(in_features=4, input_size=7)),
+    layer("DeformConv", IMAGE, (2, 3, 3, 6), features=6, kernel_size=(3, 2), strides=2, offset_groups=2),
     layer("WSConv", IMAGE, (2, 6, 5, 6), features=6, kernel_size=(3, 2)),
     layer("BlurPool", IMAGE, (2, 3, 3, 4), inputs={}, kernel_size=(3, 4)),
     layer("ResizeConv", IMAGE, (2, 12, 10, 6), features=6, kernel_size=(3, 3), method="linear"),
@@ -139,9 +140,12 @@ def test_dtype_is_that_of_the_computation_and_param_dtype_that_of_the_parameters
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(jnp.float16)}
 
 
-@pytest.mark.parametrize("layer", [la for la in CONVOLVE if la.name != "LocalConv"], ids=str)  # no convolution of ours
+@pytest.mark.parametrize("layer", [la for la in CONVOLVE if la.name not in ("LocalConv", "DeformConv")], ids=str)
 def test_precision_and_algorithm_reach_the_convolution(layer):
-    """Every convolution of the layer that the caller's algorithm is for; pointwise steps of 1x1 have their own."""
+    """Every convolution of the layer that the caller's algorithm is for; pointwise steps of 1x1 have their own.
+
+    Unshared kernels and samples between pixels are no convolutions of the core.
+    """
     model = layer.nnx(precision="highest", algorithm="xla")
     model.eval()
     specs = [eqn.params["spec"] for eqn in convolutions(jax.make_jaxpr(model)(layer.x()).jaxpr)]
