@@ -95,8 +95,8 @@ def reserve(name: str, geometry: Geometry) -> str | None:
         return "its parts would have batch groups in their turn, which never paid"
     if name == "slices" and max(geometry.taps, geometry.positions) > 1 == min(geometry.taps, geometry.positions):
         return "one tap, or one output, is a matrix product as it is"
-    if name == "pack_groups" and any(dilation > 1 for dilation in geometry.spec.lhs_dilation):
-        return "its part would have a dilated input in its turn: phases of that come first"
+    if name in ("pack_groups", "by_feature") and any(dilation > 1 for dilation in geometry.spec.lhs_dilation):
+        return "its parts would have a dilated input in their turn: phases of that come first"
     if name == "kn2row" and min(geometry.features, geometry.outputs) < THIN:
         return f"fewer than {THIN} channels on one side leave its products next to nothing to multiply"
     if name == "winograd":

@@ -28,7 +28,7 @@ def work(g: Geometry) -> Work:
     """On CPUs Eigen takes what is dense enough, in patches; the rest is a naive loop, batch groups with all the zeros
     of a kernel that holds every pair of groups."""
     if g.dtype not in (np.float32, np.float16, jnp.bfloat16) or g.spec.ndim > 3:
-        return Work("xla, naive", g.macs * g.spec.batch_groups)
+        return Work("naive xla", g.macs * g.spec.batch_groups)
     if g.spec.batch_groups > 1:
         # With more than one row they take so long that no sweep measures them: a kind without constants.
         kind = "xla, batch groups, depthwise" if g.batch == 1 else "batch groups of xla"
