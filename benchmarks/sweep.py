@@ -86,8 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = cache.device_kind(jax.local_devices()[0])
     sweep |= {"platform": tuning.lowering_platform(), "device": device, "jaxlib": jaxlib.__version__}
     for layer, problem, found in tqdm(list(problems(args.filter)), disable=None, unit="problem"):
-        done = sweep["times"].setdefault(layer, {}).setdefault(problem, {})
-        times = measure(found, [name for name in candidates(found, sweep["platform"]) if name not in done])
+        done, names = sweep["times"].setdefault(layer, {}).setdefault(problem, {}), candidates(found, sweep["platform"])
+        # All or none: times of different hours, on a machine that is now busy and now not, cannot be compared.
+        times = measure(found, names if set(names) - set(done) else [])
         done |= {name: [float(f"{t.ms:.4g}"), round(t.compile_s, 3), t.temporary_bytes] for name, t in times.items()}
         if not times:
             continue

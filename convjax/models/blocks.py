@@ -15,6 +15,7 @@ Flax.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -48,9 +49,9 @@ class Network(nnx.Module):
     smallest: int = 1
     image_size: int | None = None
 
+    @abc.abstractmethod
     def walk(self, x: Array) -> Iterator[tuple[str, Array]]:
         """Name and output of each stage, in order; the last is the output of the network."""
-        raise NotImplementedError(f"{type(self).__name__} has no walk(x); a network is what its walk yields.")
 
     def check(self, x: Any) -> Array:
         """Refuse an input that the network cannot take, in the words of its constructor."""
