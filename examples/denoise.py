@@ -3,7 +3,7 @@
 Run as `python -m examples.denoise`. The photographs come with scikit-image and scikit-learn; coffee, chelsea and rocket
 are held out as a whole. The network predicts the noise, from patches that get new noise at every step; the strengths of
 both baselines are tuned on the pictures that it trains on. Prints the PSNR on the held-out pictures and draws
-out/denoise.png. Takes about three minutes on two CPU cores.
+out/denoise.png. Takes about two minutes on two CPU cores.
 """
 
 from __future__ import annotations
