@@ -229,7 +229,8 @@ def test_onnx(monkeypatch):
     node_cases = pytest.importorskip("onnx.backend.test.case.node", reason="ONNX's own cases come with onnx")
     only = lambda package: importlib.import_module(f"{package.__name__}.deformconv")
     monkeypatch.setattr(node_cases, "import_recursive", only)
-    cases = node_cases.collect_testcases("DeformConv")
+    # The list is one of the whole process: it holds what other tests asked for too.
+    cases = [c for c in node_cases.collect_testcases("DeformConv") if c.model.graph.node[0].op_type == "DeformConv"]
     assert len(cases) >= 4
     for case in cases:
         ((inputs, (expected,)),) = case.data_sets

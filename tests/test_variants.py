@@ -147,7 +147,8 @@ def test_fold_is_onnx_s(monkeypatch):
     node_cases = pytest.importorskip("onnx.backend.test.case.node", reason="ONNX's own cases come with onnx")
     only = lambda package: importlib.import_module(f"{package.__name__}.col2im")
     monkeypatch.setattr(node_cases, "import_recursive", only)
-    cases = node_cases.collect_testcases("Col2Im")
+    # The list is one of the whole process: it holds what other tests asked for too.
+    cases = [c for c in node_cases.collect_testcases("Col2Im") if c.model.graph.node[0].op_type == "Col2Im"]
     assert len(cases) >= 5
     for case in cases:
         (((columns, size, kernel), (expected,)),) = case.data_sets
