@@ -27,7 +27,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Int, Num
 
-from convjax._core import arguments, canonical, epilogue, transposed, variants
+from convjax._core import arguments, canonical, epilogue, fused, transposed, variants
 from convjax._core.canonical import Problem
 from convjax._streaming import causal
 
@@ -419,4 +419,4 @@ def _finish(where: str, problem: Problem, bias: Any, residual: Any, activation: 
     apply = epilogue.read_activation(where, activation)
     shape, dtype = problem.out_shape, problem.out_dtype
     bias, residual = epilogue.read_addends(where, bias, residual, shape, dtype, problem.layout.out[-1])
-    return epilogue.apply(problem.run(), bias, residual, apply)
+    return fused.run(problem, bias, residual, apply)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from convjax._core import cost
-from convjax._core.algorithms import ALGORITHMS, REWRITES
+from convjax._core.algorithms import PORTABLE, REWRITES
 from convjax._core.algorithms.windows import MUCH_PADDING
 from convjax._core.collect import convolutions, gradients
 from convjax._core.geometry import Geometry, Work
@@ -28,7 +28,7 @@ def problems():
 
 
 def served(problem):
-    return [name for name in ALGORITHMS if problem.refusal(name) is None]
+    return [name for name in PORTABLE if problem.refusal(name) is None]
 
 
 @pytest.mark.parametrize("name", list(REWRITES))
@@ -38,12 +38,12 @@ def test_the_parts_that_a_rewrite_names_are_those_it_makes(name):
     compared = 0
     for problem, g in problems():
         if name in served(problem):
-            traced = jax.make_jaxpr(functools.partial(ALGORITHMS[name].run, g.spec))(*g.operands)
+            traced = jax.make_jaxpr(functools.partial(PORTABLE[name].run, g.spec))(*g.operands)
             made = {(part.lhs, part.rhs, plain(part.spec)): 0 for part, _ in convolutions(traced.jaxpr)}
             for part, times in convolutions(traced.jaxpr):
                 made[part.lhs, part.rhs, plain(part.spec)] += times
             named = dict.fromkeys(made, 0)
-            for times, part in ALGORITHMS[name].work(g).parts:
+            for times, part in PORTABLE[name].work(g).parts:
                 named[part.lhs, part.rhs, plain(part.spec)] += times
             assert named == made, problem
             compared += 1
@@ -53,7 +53,7 @@ def test_the_parts_that_a_rewrite_names_are_those_it_makes(name):
 def test_work_is_finite_and_not_negative():
     for problem, g in problems():
         for name in served(problem):
-            work = ALGORITHMS[name].work(g)
+            work = PORTABLE[name].work(g)
             for amount in (work.macs, work.moved, work.steps):
                 assert math.isfinite(amount), (problem, name)
                 assert amount >= 0, (problem, name)
@@ -65,16 +65,16 @@ def test_direct_algorithms_count_the_products_of_the_oracle():
         direct = problem.spec.flops(problem.lhs_shape, problem.rhs_shape) / 2
         assert g.macs == direct
         for name in {"taps", "offsets"} & set(served(problem)):
-            assert ALGORITHMS[name].work(g).macs == direct, (problem, name)
+            assert PORTABLE[name].work(g).macs == direct, (problem, name)
         dilated = [dilate(size, d) for size, d in zip(g.lhs[1:-1], g.spec.lhs_dilation, strict=True)]
         plain, ones = g.spec.replace(lhs_dilation=(1,) * g.spec.ndim), np.ones((g.lhs[0], *dilated, g.lhs[-1]))
         without_padding = direct_conv(ones, np.ones(g.rhs), plain).sum()
         for name in {"windows", "kn2row"} & set(served(problem)):
             left_out = name == "kn2row" or without_padding < (1 - MUCH_PADDING) * direct
             expected = without_padding if left_out else direct
-            assert ALGORITHMS[name].work(g).macs == pytest.approx(expected), (problem, name)
+            assert PORTABLE[name].work(g).macs == pytest.approx(expected), (problem, name)
         for name in {"gemm", "indirect"} & set(served(problem)):  # whole vectors of outputs
-            assert direct <= ALGORITHMS[name].work(g).macs <= 8 * direct, (problem, name)
+            assert direct <= PORTABLE[name].work(g).macs <= 8 * direct, (problem, name)
 
 
 def test_patches_are_counted_in_all_groups():
@@ -92,7 +92,7 @@ def test_estimates_follow_the_constants():
     assert model.estimates(g) == {"taps": pytest.approx(5 + ms), "gemm": pytest.approx(ms)}
     c = case("", (1, 8, 4), (4, 4, 16), pads=2, lhs_dilation=2)
     g = Geometry(c.spec, c.lhs_shape, c.rhs_shape, np.dtype(np.float32))
-    ((_, first), (_, second)) = ALGORITHMS["subpixel"].work(g).parts
+    ((_, first), (_, second)) = PORTABLE["subpixel"].work(g).parts
     assert model.estimate("subpixel", g) == pytest.approx(2 + 1e-6 * (first.macs + second.macs))
     assert model.estimate("xla", g) is None
 
@@ -119,7 +119,7 @@ def test_a_platform_that_was_not_measured_has_no_estimates():
 def test_the_constants_of_the_cpu_cover_the_cases():
     known = cost.model("cpu").nanoseconds
     for problem, g in problems():
-        hopeless = {"xla"} if cost.model("cpu").constants(ALGORITHMS["xla"].work(g).kind) is None else set()
+        hopeless = {"xla"} if cost.model("cpu").constants(PORTABLE["xla"].work(g).kind) is None else set()
         assert set(cost.model("cpu").estimates(g)) | hopeless == set(cost.admissible(g, "cpu")), problem
     for kind, c in known.items():
         assert set(c) == {"fixed", "macs", "moved", "steps"}, kind

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import convjax
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import PORTABLE
 from convjax._core.dtypes import default_integer_output
 from convjax._core.primitive import convolve
 from convjax.testing import CASES, Case, assert_close, case, direct_conv, direct_grads, draw, tolerance
@@ -18,9 +18,9 @@ from convjax.testing import CASES, Case, assert_close, case, direct_conv, direct
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64, jnp.complex64, jnp.complex128)
 SIXTEEN_BITS = (jnp.float16, jnp.bfloat16)
 INTEGERS = (jnp.int8, jnp.uint8, jnp.int16, jnp.int32, jnp.uint32, jnp.int64)
-TRANSFORMS = [name for name in ALGORITHMS if all(c.refusal(name, jnp.int32) for c in CASES)]  # they round
+TRANSFORMS = [name for name in PORTABLE if all(c.refusal(name, jnp.int32) for c in CASES)]  # they round
 
-every_algorithm = pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+every_algorithm = pytest.mark.parametrize("algorithm", ["auto", *PORTABLE])
 DENSE = next(c for c in CASES if str(c) == "dense 3x3")
 
 
@@ -127,7 +127,7 @@ def test_cotangents_of_another_dtype(algorithm):
 # --- integers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ("auto", *ALGORITHMS) if name not in TRANSFORMS])
+@pytest.mark.parametrize("algorithm", [name for name in ("auto", *PORTABLE) if name not in TRANSFORMS])
 @pytest.mark.parametrize("dtype", INTEGERS, ids=name)
 def test_integers_are_exact(dtype, algorithm):
     """Integers narrower than 32 bits are summed and returned as int32, others as they are; over their whole range."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import PORTABLE
 from convjax._core.primitive import convolve
 from convjax.testing import CASES, EMPTY_CASES, assert_close, case, direct_conv, tolerance
 
@@ -24,7 +24,7 @@ def expected(case):
 THINNED = {"offsets": 4}  # a second of compilation each: one case in four
 SERVED = [
     pytest.param(case, name, id=f"{case}-{name}")
-    for name in ("auto", *ALGORITHMS)
+    for name in ("auto", *PORTABLE)
     for case in CASES[:: THINNED.get(name, 1)]
     if case.refusal(name) is None
 ]
@@ -63,7 +63,7 @@ def test_cropped_inputs(case, algorithm):
     test_forward_equals_direct_sum(case, algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", PORTABLE)
 def test_every_algorithm_serves_something(algorithm):
     served = [case for c in CASES for case in (c, c.lhs_grad, c.rhs_grad) if case.refusal(algorithm) is None]
     assert served
@@ -71,7 +71,7 @@ def test_every_algorithm_serves_something(algorithm):
         assert len(served) == 3 * len(CASES)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *(f"{name}?" for name in ALGORITHMS)])
+@pytest.mark.parametrize("algorithm", ["auto", *(f"{name}?" for name in PORTABLE)])
 @pytest.mark.parametrize("case", EMPTY_CASES, ids=str)
 def test_empty_problems_give_zeros(case, algorithm):
     spec = case.spec.replace(algorithms=(algorithm, "auto", "auto"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import pytest
 
-from convjax._core.algorithms import ALGORITHMS, xla
+from convjax._core.algorithms import PORTABLE, xla
 from tests import fuzz
 
 SEED, CHUNK = 0, 25
@@ -20,7 +20,7 @@ def test_random_problems(first):
 def test_problems_are_varied_and_repeatable():
     drawn = [fuzz.problem(SEED, index) for index in range(300)]
     assert drawn[7] == fuzz.problem(SEED, 7)
-    assert {p.algorithm for p in drawn} == {"auto", *ALGORITHMS} - {"by_feature"}  # which starts at a megabyte
+    assert {p.algorithm for p in drawn} == {"auto", *PORTABLE} - {"by_feature"}  # which starts at a megabyte
     assert {p.dtype for p in drawn} == set(fuzz.SHARES)
     assert {p.case.spec.ndim for p in drawn} == {0, 1, 2, 3, 4}
     assert any(p.case.spec.batch_groups > 1 for p in drawn)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import PORTABLE
 from convjax._core.primitive import convolve
 from convjax.testing import CASES, EMPTY_CASES, assert_close, direct_grads, tolerance
 
@@ -31,7 +31,7 @@ def gradients(x, w, ct, spec):
 THINNED = {"offsets": 4}  # a second of compilation each: one case in four
 SERVED = [
     pytest.param(case, name, id=f"{case}-{name}")
-    for name in ("auto", *ALGORITHMS)
+    for name in ("auto", *PORTABLE)
     for case in CASES[:: THINNED.get(name, 1)]
     if None in (case.lhs_grad.refusal(name), case.rhs_grad.refusal(name))
 ]

@@ -12,7 +12,7 @@ import pytest
 
 import convjax
 from convjax._core import choose, compat
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import PORTABLE
 from convjax._core.bridge import orders, spec_from_lax
 from convjax.testing import NORM_FACTOR
 
@@ -105,7 +105,7 @@ def test_accelerated_results_are_those_of_lax(name):
     assert_equal(name, accelerated, stock)
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "xla"])
+@pytest.mark.parametrize("algorithm", [name for name in PORTABLE if name != "xla"])
 def test_every_algorithm_under_accelerate(algorithm, monkeypatch):
     """As if it had been measured to be the fastest wherever it serves."""
 

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import PORTABLE
 from convjax._core.choose import choose
 from convjax._core.primitive import convolve
 from convjax.testing import CASES, case
@@ -50,7 +50,7 @@ def algorithms_in(lowered) -> set[str]:
     text = lowered.as_text(debug_info=True)
     scopes = {scope for location in re.findall(r'loc\("([^"]*)"', text) for scope in location.split("/")}
     assert "jit(convjax)" in scopes
-    return scopes & set(ALGORITHMS)
+    return scopes & set(PORTABLE)
 
 
 def assert_close(actual, expected):
@@ -108,7 +108,7 @@ def test_shard_map_over_the_batch(c):
     assert_close(jax.jit(gradients)(x, w), jax.jit(value_and_gradients(c))(x, w))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", PORTABLE)
 def test_every_algorithm_inside_shard_map(algorithm):
     """With either operand varying over the mesh, or both; and in the gradients."""
     c = next(c for c in CASES if c.refusal(algorithm) is None)

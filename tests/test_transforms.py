@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import convjax
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import PORTABLE
 from convjax._core.bridge import lax_params
 from convjax._core.primitive import conv_p, convolve
 from convjax.testing import CASES, case
@@ -22,9 +22,9 @@ STRUCTURES = [
     BY_NAME[name]
     for name in ("strides 2 and 3", "grouped 4", "batch groups", "transposed 3x2/3 dilated", "matrix product")
 ]
-SERVED = {name: next(c for c in CASES if c.refusal(name) is None) for name in ALGORITHMS}
+SERVED = {name: next(c for c in CASES if c.refusal(name) is None) for name in PORTABLE}
 every_structure = pytest.mark.parametrize("c", STRUCTURES, ids=str)
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+every_algorithm = pytest.mark.parametrize("algorithm", PORTABLE)
 
 
 def ours(case, algorithm="auto"):
@@ -274,7 +274,7 @@ def through_bytes(exported, **options):
     return jax.export.deserialize(exported.serialize(**options))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", PORTABLE)
 def test_export_round_trip(algorithm):
     c = SERVED[algorithm]
     x, w = operands(c)

@@ -10,6 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from convjax._core import compat
 from convjax._core.bridge import orders, spec_from_lax
+from convjax._core.fused import fused_p
 from convjax._core.geometry import Geometry
 from convjax._core.primitive import conv_p
 
@@ -17,8 +18,8 @@ from convjax._core.primitive import conv_p
 def convolutions(jaxpr: Any, *, of_lax: bool = False, times: int = 1) -> Iterator[tuple[Geometry, int]]:
     """Every convolution of a jaxpr, and how often it runs: the length of the scans around it."""
     for equation in jaxpr.eqns:
-        if equation.primitive is conv_p:
-            yield Geometry.of(equation.params["spec"], *(v.aval for v in equation.invars)), times
+        if equation.primitive in (conv_p, fused_p):
+            yield Geometry.of(equation.params["spec"], *(v.aval for v in equation.invars[:2])), times
         elif of_lax and equation.primitive is compat.LAX_CONV:
             yield _of_lax(equation), times
         inner_times = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times

@@ -33,10 +33,11 @@ def evaluate(equation: Any, inputs: list[Any]) -> list[Any]:
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def same_varying(lhs: Array, rhs: Array) -> tuple[Array, Array]:
-    """Under `shard_map` both operands must vary over the same mesh axes: cast the one that does not."""
-    over_lhs, over_rhs = (jax.typeof(a).mat.varying for a in (lhs, rhs))
-    return _varying(lhs, over_rhs - over_lhs), _varying(rhs, over_lhs - over_rhs)
+def same_varying(*operands: Array) -> tuple[Array, ...]:
+    """Under `shard_map` all operands must vary over the same mesh axes: cast those that do not."""
+    over = [jax.typeof(a).mat.varying for a in operands]
+    every: frozenset = frozenset().union(*over)
+    return tuple(_varying(a, every - axes) for a, axes in zip(operands, over, strict=True))
 
 
 def _varying(a: Array, axes: frozenset) -> Array:

@@ -37,6 +37,7 @@ from convjax._core.algorithms import (
 )
 from convjax._core.algorithms.winograd import Winograd
 from convjax._core.geometry import Geometry, Work
+from convjax._core.kernels import KERNELS
 from convjax._core.spec import ConvSpec
 
 # Part of every key under which times are remembered: raise it when an algorithm becomes faster or slower.
@@ -80,7 +81,10 @@ REWRITES: dict[str, Algorithm] = {
     "batch_to_feature": batch_to_feature,
 }
 
-ALGORITHMS: dict[str, Algorithm] = {**PLAIN, **REWRITES}
+# Those that run anywhere; the kernels are for one platform each.
+PORTABLE: dict[str, Algorithm] = {**PLAIN, **REWRITES}
+
+ALGORITHMS: dict[str, Algorithm] = {**PORTABLE, **KERNELS}
 
 
 def names() -> tuple[str, ...]:
