@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find convjax -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint types fuzz bench environment clean
+.PHONY: help demo test lint types fuzz bench docs environment clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -35,6 +35,9 @@ fuzz: $(VENV)/.test ## random problems against the oracle; FUZZ=300 for fewer
 bench: $(VENV)/.test ## the table of the README: convjax against lax
 	$(BIN)/python -m benchmarks.run --suite anchors
 
+docs: $(VENV)/.docs ## the site, in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 environment: $(VENV)/.test ## only install what tests and examples need
 
 clean: ## remove everything that was made, environments included
@@ -57,6 +60,10 @@ $(VENV)/.examples: pyproject.toml | $(VENV)/.made
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
 	$(PIP) '.[examples,test]'
 	@touch $@ $(VENV)/.examples
+
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP) '.[docs]'
+	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.test $(SOURCES) README.md LICENSE
 	rm -rf $(VENV)/dist

@@ -1,4 +1,4 @@
-"""Every example in a public docstring, and every Python block of the README, runs and prints what it says."""
+"""Every example in a public docstring, and every Python block of README and docs, runs and prints what it says."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 import convjax
 from convjax import filters, functional, lax, signal
+from convjax._core import algorithms
 
 MODULES = ["convjax", *(m.name for m in pkgutil.walk_packages(convjax.__path__, "convjax."))]
 EXAMPLES = {
@@ -24,7 +25,8 @@ EXAMPLES = {
     for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module))
     if test.examples
 }
-README = Path(__file__).parent.parent / "README.md"
+PROJECT = Path(__file__).parent.parent
+PAGES = [page for page in ("README.md", "docs/index.md", "docs/extending.md") if (PROJECT / page).exists()]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -55,9 +57,9 @@ def test_every_docstring_says_what_comes_in_out_and_wrong(name):
         assert section in doc, f"{name}: {section}"
 
 
-def test_python_blocks_of_the_readme(monkeypatch):
-    if not README.exists():
-        pytest.skip("tests run without the checkout: there is no README beside them")
+# Without the checkout, beside which pages lie, there are none.
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks(page, monkeypatch):
     handles, accelerate = [], convjax.accelerate
 
     def recording():
@@ -65,17 +67,20 @@ def test_python_blocks_of_the_readme(monkeypatch):
         return handles[-1]
 
     monkeypatch.setattr(convjax, "accelerate", recording)
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    before = dict(algorithms.ALGORITHMS)
+    blocks = re.findall(r"^```python\n(.*?)^```", (PROJECT / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
     namespace: dict[str, object] = {}
     try:
         for block in blocks:
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
-                exec(compile(block, "README.md", "exec"), namespace)
+                exec(compile(block, page, "exec"), namespace)
             for expected in re.findall(r"^print\(.*\)\s+# (.*)$", block, re.MULTILINE):
                 assert expected in out.getvalue()
     finally:
         for handle in handles:
             handle.restore()
+        for name in set(algorithms.ALGORITHMS) - set(before):  # a page may add one
+            del algorithms.ALGORITHMS[name]
     jax.block_until_ready([v for v in namespace.values() if isinstance(v, jax.Array)])

@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "softplus": jax.nn.softplus,
 }
+"""What `activation=` takes by name: functions of `jax.nn` and `jax.numpy`, element by element."""
 
 
 def read_activation(where: str, activation: Any) -> Callable[[Array], Array] | None:

@@ -23,8 +23,8 @@ from convjax.filters.derivative import emboss, prewitt, scharr, sobel
 from convjax.filters.general import convolve, correlate
 from convjax.filters.kernels import gabor_kernel, gaussian_kernel, motion_kernel
 from convjax.filters.laplace import difference_of_gaussians, laplacian, laplacian_of_gaussian
-from convjax.filters.separate import Separable, separate
-from convjax.filters.sharpen import sharpen, unsharp
+from convjax.filters.low_rank import Separable, separate
+from convjax.filters.sharpening import sharpen, unsharp
 from convjax.filters.smooth import box, gaussian, motion
 from convjax.filters.texture import gabor
 

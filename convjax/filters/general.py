@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Num
 
 from convjax._core import arguments
-from convjax.filters.separate import Separable
+from convjax.filters.low_rank import Separable
 from convjax.filters.weigh import before, extended, modes, read, to_float, weigh
 from convjax.signal.method import apply, by_size
 from convjax.signal.part import part
