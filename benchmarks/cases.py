@@ -58,6 +58,7 @@ textcnn = functools.partial(layer, "Kim, arXiv:1408.5882, section 3.1", family="
 hyena = functools.partial(causal, "Poli et al., arXiv:2302.10866, section 3", family="Hyena")
 mamba = functools.partial(causal, "Gu and Dao, arXiv:2312.00752, section 3.4", family="Mamba")
 dcgan = functools.partial(layer, "Radford et al., arXiv:1511.06434, figure 1", family="DCGAN")
+image = functools.partial(depthwise, "Gonzalez and Woods, Digital image processing, chapter 3", family="image filter")
 fcn = functools.partial(layer, "Long et al., arXiv:1411.4038, section 4.2", family="FCN")
 inception = functools.partial(layer, "Szegedy et al., arXiv:1512.00567, figure 6", family="Inception")
 dpsgd = functools.partial(layer, "Abadi et al., arXiv:1607.00133, algorithm 1", family="per-example gradients")
@@ -273,6 +274,14 @@ LAYERS: tuple[Layer, ...] = (
         examples=8,
         family="per-example kernels",
     ),
+    # pictures: a filter for each of three colours, or one for a grey image; few channels, many pixels
+    image("depthwise 3x3 3 @512 N1", (1, 512, 512, 3), 3),
+    image("depthwise 5x5 3 @512 N1", (1, 512, 512, 3), 5),
+    image("depthwise 11x11 3 @512 N1", (1, 512, 512, 3), 11),
+    image("depthwise 3x3 1 @512 N1", (1, 512, 512, 1), 3),
+    image("depthwise 9x9 1 @512 N1", (1, 512, 512, 1), 9),
+    image("depthwise 3x3 1 @64 N32", (32, 64, 64, 1), 3),
+    layer("LeCun et al., 1998, figure 2", "5x5 1->6 @28 N64", (64, 28, 28, 1), (5, 5, 1, 6), pads=2, family="LeNet"),
 )
 
 SUITES: dict[str, tuple[Layer, ...]] = {

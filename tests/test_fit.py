@@ -26,7 +26,7 @@ def measured(noise=0.0):
     """Times that two algorithms would take by `TRUTH`, on problems of many sizes."""
     rng, model, rows = np.random.default_rng(0), cost.CostModel(TRUTH, "cpu"), []
     for i in range(60):
-        n, size, channels, features = (int(v) for v in rng.integers((1, 6, 1, 1), (9, 60, 96, 96)))
+        n, size, channels, features = (int(v) for v in rng.integers((1, 6, 1, 2), (9, 60, 96, 96)))
         c = case(f"layer {i}", (n, size, size, channels), (3, 3, channels, features), pads=1)
         g = Geometry(c.spec, c.lhs_shape, c.rhs_shape, np.dtype(np.float32))
         times = {name: model.estimate(name, g) * np.exp(noise * rng.standard_normal()) for name in TRUTH}

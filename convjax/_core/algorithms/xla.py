@@ -16,7 +16,7 @@ from jax import Array, lax
 from convjax._core.arrange import pad_space
 from convjax._core.bridge import lax_params
 from convjax._core.dtypes import output_dtype
-from convjax._core.geometry import Geometry, Work
+from convjax._core.geometry import VECTOR, Geometry, Work
 from convjax._core.spec import ConvSpec, is_zero
 
 
@@ -32,6 +32,7 @@ def work(g: Geometry) -> Work:
     if g.spec.batch_groups > 1:
         # With more than one row they take so long that no sweep measures them: a kind without constants.
         kind = "xla, batch groups, depthwise" if g.batch == 1 else "batch groups of xla"
+        kind += ", thin" if g.rhs[-1] < VECTOR else ""
         return Work(kind, g.macs * g.spec.batch_groups)
     if g.is_dense and g.taps > math.prod(g.lhs[1:-1]):
         # XLA exchanges the operands, and loops naively, 10 to 100 times as slow: 3x3 512->512 @2 N8 takes 207 ms.
@@ -41,6 +42,8 @@ def work(g: Geometry) -> Work:
         kind += ", depthwise" if g.features == 1 else ", grouped"
     elif g.is_kernel_gradient:
         kind += ", gradient" if g.positions > 1 else ", gradient of one tap"
+    elif g.outputs == 1:
+        kind += ", one output"  # a product of a matrix with a vector
     if max(g.spec.lhs_dilation, default=1) > 1:
         kind += ", dilated"
     if g.dtype.itemsize == 2:
