@@ -1,6 +1,6 @@
 """Every convolution in JAX: one functional toolkit, at the speed the hardware allows."""
 
-from convjax import analysis, filters, lax, signal, streaming
+from convjax import analysis, filters, lax, signal, streaming, viz
 from convjax._core.accelerate import accelerate
 from convjax._core.algorithms import names as algorithms
 from convjax._core.epilogue import ACTIVATIONS
@@ -23,6 +23,7 @@ from convjax.per_example import dynamic_conv
 from convjax.per_position import involution
 from convjax.shuffle import channel_shuffle
 from convjax.streaming import causal_conv_update, stream_conv
+from convjax.tiled import tiled_apply
 from convjax.unshared import local_conv
 
 __version__ = "0.1.0"
@@ -56,6 +57,8 @@ __all__ = [
     "signal",
     "stream_conv",
     "streaming",
+    "tiled_apply",
     "tune",
     "unfold",
+    "viz",
 ]

@@ -32,6 +32,8 @@ AS_USERS_HAVE_IT = (
     "test_linen",
     "test_models",
     "test_nnx",
+    "test_tiled",
+    "test_variant_layers",
 )
 
 

@@ -17,6 +17,7 @@ import convjax.linen
 import convjax.nnx
 
 IMAGE, LINE = (2, 6, 5, 4), (2, 7, 4)
+NORMAL = nnx.initializers.normal(0.3)  # what predicts offsets begins at zero, and nothing before it has gradients then
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,12 @@ LAYERS = (
     layer("LocalConv", LINE, (2, 4, 6), features=6, kernel_size=(3,), strides=2, feature_group_count=2,
           inputs=dict(in_features=4, input_size=7)),
     layer("DeformConv", IMAGE, (2, 3, 3, 6), features=6, kernel_size=(3, 2), strides=2, offset_groups=2),
+    layer("DeformConvV3", IMAGE, (2, 3, 3, 4), kernel_size=(3, 2), strides=2, groups=2, predictor_init=NORMAL),
+    layer("DeformConvV4", IMAGE, (2, 6, 5, 4), groups=2, remove_center=True, predictor_init=NORMAL),
+    layer("MaskedConv", IMAGE, (2, 3, 5, 6), features=6, kernel_size=(3, 3), strides=(2, 1), channel_groups=2,
+          mask="B"),
+    layer("PartialConv", IMAGE, (2, 3, 3, 6), features=6, kernel_size=(3, 2), strides=2),
+    layer("Involution", IMAGE, (2, 3, 3, 4), kernel_size=(3, 3), strides=2, group_features=2, reduction=2),
     layer("WSConv", IMAGE, (2, 6, 5, 6), features=6, kernel_size=(3, 2)),
     layer("BlurPool", IMAGE, (2, 3, 3, 4), inputs={}, kernel_size=(3, 4)),
     layer("ResizeConv", IMAGE, (2, 12, 10, 6), features=6, kernel_size=(3, 3), method="linear"),
@@ -87,6 +94,11 @@ def variables_of(layer):
     return {name: tree for name, tree in collections.items() if tree}
 
 
+def value(out):
+    """The outputs of a layer; `PartialConv` returns a mask as well."""
+    return out[0] if isinstance(out, tuple) else out
+
+
 def test_every_layer_is_in_the_table_and_in_both_apis():
     names = sorted(layer.name for layer in LAYERS)
     assert names == sorted(convjax.nnx.__all__) == sorted(convjax.linen.__all__)
@@ -104,19 +116,19 @@ def test_values_and_gradients_agree_under_jit(layer):
 
     @jax.jit
     def loss(params, x, rest):
-        y = nnx.merge(graph, params, rest)(x)
+        y = value(nnx.merge(graph, params, rest)(x))
         assert y.shape == layer.out
         return jnp.vdot(y, weights)
 
     @jax.jit
     def twin_loss(params, x):
         y, _ = twin.apply(variables | {"params": params}, x, mutable=["batch_stats"])
-        return jnp.vdot(y, weights)
+        return jnp.vdot(value(y), weights)
 
-    value, (grads, x_grad) = jax.value_and_grad(loss, (0, 1))(params, x, rest)
+    loss_value, (grads, x_grad) = jax.value_and_grad(loss, (0, 1))(params, x, rest)
     expected, (twin_grads, twin_x_grad) = jax.value_and_grad(twin_loss, (0, 1))(variables.get("params", {}), x)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    close(value, expected)
+    close(loss_value, expected)
     close(x_grad, twin_x_grad)
     jax.tree.map(close, nnx.to_pure_dict(grads), dict(twin_grads))
     for leaf in jax.tree.leaves((grads, x_grad)):
@@ -136,15 +148,19 @@ def test_dtype_is_that_of_the_computation_and_param_dtype_that_of_the_parameters
     else:
         out, variables = jax.eval_shape(lambda x: layer.linen(**options).init_with_output(jax.random.key(0), x), x)
         params = variables["params"]
-    assert out.dtype == jnp.bfloat16
+    assert value(out).dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(jnp.float16)}
 
 
-@pytest.mark.parametrize("layer", [la for la in CONVOLVE if la.name not in ("LocalConv", "DeformConv")], ids=str)
+OWN = ("LocalConv", "DeformConv", "DeformConvV3", "DeformConvV4", "Involution", "PartialConv")
+
+
+@pytest.mark.parametrize("layer", [la for la in CONVOLVE if la.name not in OWN], ids=str)
 def test_precision_and_algorithm_reach_the_convolution(layer):
     """Every convolution of the layer that the caller's algorithm is for; pointwise steps of 1x1 have their own.
 
-    Unshared kernels and samples between pixels are no convolutions of the core.
+    Unshared kernels, kernels for each position and samples between pixels are no convolutions of the core, and
+    `PartialConv` counts in integers besides.
     """
     model = layer.nnx(precision="highest", algorithm="xla")
     model.eval()
@@ -170,4 +186,4 @@ def test_nnx_layers_with_parameters_survive_split_merge_and_vmap_over_models(lay
     graph, *_ = nnx.split(models[0])
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(m) for m in models))
     out = jax.eval_shape(jax.vmap(lambda state, x: nnx.merge(graph, state)(x), (0, None)), states, layer.x())
-    assert out.shape == (2, *layer.out)
+    assert value(out).shape == (2, *layer.out)

@@ -57,3 +57,14 @@ def convolve_deformed(
         preferred_element_type=preferred_element_type,
     )
     return y if bias is None else y + bias
+
+
+def window_size(where: str, kernel_size: Any) -> tuple[int, ...]:
+    """Of versions 3 and 4, which are for images: one int is a square."""
+    return arguments.per_axis(where, "kernel_size", kernel_size, 2, minimum=1)
+
+
+def window_taps(where: str, kernel_size: Sequence[int], channels: int, groups: Any, remove_center: Any) -> int:
+    """Numbers in the mask of versions 3 and 4: one for each tap of each group; there are twice as many offsets."""
+    taps = math.prod(kernel_size) - arguments.flag(where, "remove_center", remove_center)
+    return read.parts(where, "groups", groups, channels) * taps

@@ -7,9 +7,12 @@ from convjax.linen.blocks import ChannelShuffle, ConvNormAct, MixConv, SqueezeEx
 from convjax.linen.causal import CausalConv
 from convjax.linen.conv import Conv, ConvTranspose
 from convjax.linen.deformable import DeformConv
+from convjax.linen.deformable_window import DeformConvV3, DeformConvV4
 from convjax.linen.depthwise import DepthwiseConv, PointwiseConv, SeparableConv
+from convjax.linen.involution import Involution
 from convjax.linen.local import LocalConv
 from convjax.linen.long import LongConv
+from convjax.linen.masked import MaskedConv, PartialConv
 from convjax.linen.reparametrized import DynamicConv, WSConv
 from convjax.linen.resample import BlurPool, ResizeConv
 
@@ -21,11 +24,16 @@ __all__ = [
     "ConvNormAct",
     "ConvTranspose",
     "DeformConv",
+    "DeformConvV3",
+    "DeformConvV4",
     "DepthwiseConv",
     "DynamicConv",
+    "Involution",
     "LocalConv",
     "LongConv",
+    "MaskedConv",
     "MixConv",
+    "PartialConv",
     "PointwiseConv",
     "ResizeConv",
     "SeparableConv",

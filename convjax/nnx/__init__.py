@@ -9,9 +9,12 @@ from convjax.nnx.causal import CausalConv
 from convjax.nnx.conv import Conv
 from convjax.nnx.conv_transpose import ConvTranspose
 from convjax.nnx.deformable import DeformConv
+from convjax.nnx.deformable_window import DeformConvV3, DeformConvV4
 from convjax.nnx.depthwise import DepthwiseConv, PointwiseConv, SeparableConv
+from convjax.nnx.involution import Involution
 from convjax.nnx.local import LocalConv
 from convjax.nnx.long import LongConv
+from convjax.nnx.masked import MaskedConv, PartialConv
 from convjax.nnx.reparametrized import DynamicConv, WSConv
 from convjax.nnx.resample import BlurPool, ResizeConv
 
@@ -23,11 +26,16 @@ __all__ = [
     "ConvNormAct",
     "ConvTranspose",
     "DeformConv",
+    "DeformConvV3",
+    "DeformConvV4",
     "DepthwiseConv",
     "DynamicConv",
+    "Involution",
     "LocalConv",
     "LongConv",
+    "MaskedConv",
     "MixConv",
+    "PartialConv",
     "PointwiseConv",
     "ResizeConv",
     "SeparableConv",
