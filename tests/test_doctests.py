@@ -15,7 +15,7 @@ import jax
 import pytest
 
 import convjax
-from convjax import filters, functional, lax, signal, viz
+from convjax import analysis, filters, functional, lax, signal, viz
 from convjax._core import algorithms
 
 MODULES = ["convjax", *(m.name for m in pkgutil.walk_packages(convjax.__path__, "convjax."))]
@@ -38,7 +38,7 @@ def test_docstring(name):
 
 
 def public_functions():
-    for module in (convjax, lax, signal, filters, viz):
+    for module in (convjax, analysis, lax, signal, filters, viz):
         for name in module.__all__:
             value = getattr(module, name)
             if callable(value) and not inspect.isclass(value):

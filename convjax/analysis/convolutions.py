@@ -1,4 +1,4 @@
-"""What the convolutions of a program are, what they cost, and who serves them."""
+"""collect(): every convolution of a program, with its cost and its algorithm."""
 
 from __future__ import annotations
 
