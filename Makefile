@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find convjax -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint types fuzz bench docs environment clean
+.PHONY: help demo test lint types fuzz bench check-tpu check-gpu docs environment clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -34,6 +34,13 @@ fuzz: $(VENV)/.test ## random problems against the oracle; FUZZ=300 for fewer
 
 bench: $(VENV)/.test ## the table of the README: convjax against lax
 	$(BIN)/python -m benchmarks.run --suite anchors
+
+check-tpu: $(VENV)/.test ## compile the TPU kernels ahead of time, without a TPU; QUICK=--quick for a few
+	$(PIP) "libtpu==$$($(BIN)/python -c 'import jax; print("0.0.42" if jax.__version__ < "0.11" else "0.0.50")').*"
+	$(BIN)/python -m benchmarks.aot_tpu $(QUICK)
+
+check-gpu: $(VENV)/.test ## compile the GPU kernels for an H200, without one; QUICK=--quick only lowers a few
+	$(BIN)/python -m benchmarks.aot_gpu $(QUICK)
 
 docs: $(VENV)/.docs ## the site, in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -274,6 +274,22 @@ LAYERS: tuple[Layer, ...] = (
         examples=8,
         family="per-example kernels",
     ),
+    dpsgd(
+        "per-example gradients 3x3 64->64 @28 B32",
+        (1, 28, 28, 64),
+        (3, 3, 64, 64),
+        pads=1,
+        vmap="gradients",
+        examples=32,
+    ),
+    dpsgd(
+        "per-example gradients 3x3 256->256 @14 B32",
+        (1, 14, 14, 256),
+        (3, 3, 256, 256),
+        pads=1,
+        vmap="gradients",
+        examples=32,
+    ),
     # pictures: a filter for each of three colours, or one for a grey image; few channels, many pixels
     image("depthwise 3x3 3 @512 N1", (1, 512, 512, 3), 3),
     image("depthwise 5x5 3 @512 N1", (1, 512, 512, 3), 5),

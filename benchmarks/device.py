@@ -4,9 +4,11 @@
     python -m benchmarks.device --filter depthwise --seconds 120 --json out/depthwise.json
     python -m benchmarks.device --dry-run            reduced layers, on whatever there is, nothing written: does it run?
 
-First the ceilings (a large dot in each dtype, a large copy) and the price of a dispatch; then each algorithm of the
-registry against the float64 oracle, on fresh random data and at the highest precision; then times, for the forward
-problem and both gradients of layers at batches that fill the device.
+First the ceilings (a large dot in each dtype, a large copy) and the price of a dispatch. Then values, on fresh random
+data and at the highest precision, against the float64 oracle: the kernels of this platform where they are most likely
+to be wrong, then each algorithm of the registry. Then times, for the forward problem and both gradients of layers at
+batches that fill the device; and for the depthwise kernel those of the tiles that promise most, each of which must give
+the same bits.
 
 A time is that of a long row of calls, dispatched one after the other and waited for once at the end, over their number:
 the device runs them in order. The operands change from call to call among enough of them to exceed the last cache, so
@@ -24,6 +26,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +40,20 @@ from benchmarks.cases import by_name
 from benchmarks.layer import Layer
 from benchmarks.run import describe, versions, write
 from benchmarks.timing import ceilings, fraction_of_ceiling, machine
+from convjax import testing
 from convjax._core import cache, measure
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.choose import choose
 from convjax._core.geometry import Geometry
+from convjax._core.kernels import KERNELS
+from convjax._core.kernels.mosaic_gpu import depthwise, tiles
 from convjax._core.primitive import convolve
 from convjax._core.tuning import lowering_platform
 from convjax.testing import Case, assert_close, direct_conv, tolerance
 
 RESULTS = Path(__file__).parent / "results"
 COLD_BYTES = 2**29  # of operands that calls take turns on: four times the largest last cache of a GPU (126 MB, B200)
-CHECKS_SHARE = 0.3  # of the time, for the checks at most
+CHECKS_SHARE, TIMES_SHARE = 0.3, 0.85  # of the time, when the checks end at the latest, and the times
 ROW_S, ROWS = 0.03, 3  # seconds of a row of calls, and rows
 LONGEST_COMPILATION_S = 20.0  # time that is left alone before the end, as a compilation cannot be stopped
 
@@ -72,6 +78,41 @@ SELECTION: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("3-D transposed 4x4x4/2 256->128 @8 N1", 32, ("bfloat16",)),
 )
 
+# Where a kernel that is right on paper is wrong first: copies that begin before the image or the sequence, borders
+# between several images, more channels than a block has, pads of either sign, strides and gaps between taps.
+BORDERS: tuple[Case, ...] = (
+    testing.case("depthwise 3x3, 160", (3, 19, 21, 160), (3, 3, 1, 160), pads=1, groups=160),
+    testing.case("depthwise 3x3/2, 96", (2, 23, 18, 96), (3, 3, 1, 96), stride=2, pads=((0, 1), (1, 0)), groups=96),
+    testing.case(
+        "depthwise 5x5 dilated 2, 72",
+        (2, 33, 30, 72),
+        (5, 5, 1, 72),
+        pads=((-3, 9), (8, -2)),
+        rhs_dilation=2,
+        groups=72,
+    ),
+    testing.case("depthwise 31x31, 64", (2, 20, 17, 64), (31, 31, 1, 64), pads=15, groups=64),
+    testing.case("depthwise x2, 3", (2, 11, 9, 3), (3, 3, 1, 6), pads=1, groups=3),
+    testing.case("1-D depthwise causal k4, 136", (3, 517, 136), (4, 1, 136), pads=((3, 0),), groups=136),
+    testing.case(
+        "1-D depthwise k16/2 dilated 3, 64",
+        (2, 301, 64),
+        (16, 1, 64),
+        stride=2,
+        pads=((50, 11),),
+        rhs_dilation=3,
+        groups=64,
+    ),
+    testing.case("3x3 128->192", (3, 13, 21, 128), (3, 3, 128, 192), pads=1),
+    testing.case("3x3/2 128->64", (2, 14, 19, 128), (3, 3, 128, 64), stride=2, pads=((0, 1), (1, 1))),
+    testing.case("5x5 dilated 2 64->64", (2, 17, 15, 64), (5, 5, 64, 64), pads=((4, 3), (5, -2)), rhs_dilation=2),
+    testing.case("1x1 96->192", (3, 9, 11, 96), (1, 1, 96, 192)),
+    testing.case("3x3 groups of 8, 256", (2, 15, 13, 256), (3, 3, 8, 256), pads=1, groups=32),
+    testing.case("3x3 groups of 64, 192", (2, 15, 13, 192), (3, 3, 64, 192), pads=1, groups=3),
+)
+BORDER_DTYPES = ("bfloat16", "float16", "float32")
+TILES = 8  # of the depthwise kernel, the most promising ones by its own count
+
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run it all, and return what is written."""
@@ -87,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "dispatch_us": dispatch_us(),
         "checks": [],
         "times": [],
+        "tiles": [],
         "left_out": [],
     }
 
@@ -102,8 +144,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             report[key].append(step(job, report))
             save()
 
-    work_through("checks", checks(layers, args.seed), check, CHECKS_SHARE)
-    work_through("times", timings(layers), timing, 1.0)
+    work_through("checks", [*borders(args.seed), *checks(layers, args.seed)], check, CHECKS_SHARE)
+    work_through("times", timings(layers), timing, TIMES_SHARE)
+    work_through("tiles", tilings(layers), timing, 1.0)
     report["tuned"] = tuned(report["times"])
     save()
     print(summary(report) + (f"\nwrote {args.json}" if args.json else ""))
@@ -125,13 +168,15 @@ class Job:
     case: Case
     algorithm: str
     seed: int = 0
+    tile: tiles.Tile | None = None
 
     def __str__(self) -> str:
-        return f"{self.layer.name}, {self.problem}, {self.algorithm}"
+        return ", ".join([self.layer.name, self.problem, self.algorithm, *([str(self.tile)] if self.tile else [])])
 
     @property
-    def names(self) -> dict[str, str]:
-        return {"layer": self.layer.name, "problem": self.problem, "algorithm": self.algorithm}
+    def names(self) -> dict[str, Any]:
+        tile = {"tile": dataclasses.asdict(self.tile)} if self.tile else {}
+        return {"layer": self.layer.name, "problem": self.problem, "algorithm": self.algorithm} | tile
 
 
 def problems(layer: Layer) -> dict[str, Case]:
@@ -140,6 +185,19 @@ def problems(layer: Layer) -> dict[str, Case]:
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def borders(seed: int) -> list[Job]:
+    """Every kernel that serves here, on every problem of `BORDERS` and its gradients that it serves, in each dtype."""
+    found = []
+    for dtype in BORDER_DTYPES:
+        for border in BORDERS:
+            layer = Layer(border, source="", family="borders", dtype=dtype)
+            for problem, case in problems(layer).items():
+                for name in KERNELS:
+                    if case.refusal(name, jnp.dtype(dtype), lowering_platform()) is None:
+                        found.append(Job(layer, problem, case, name, seed))
+    return found
 
 
 def checks(layers: Sequence[Layer], seed: int) -> list[Job]:
@@ -185,6 +243,25 @@ def timings(layers: Sequence[Layer]) -> list[Job]:
     return found
 
 
+def tilings(layers: Sequence[Layer]) -> list[Job]:
+    """The depthwise kernel for GPUs with the tiles that promise most, its own choice first."""
+    found = []
+    for layer in layers:
+        for problem, case in problems(layer).items():
+            if problem == "kernel_grad" or case.refusal("gpu_depthwise", jnp.dtype(layer.dtype), lowering_platform()):
+                continue
+            operands = (jax.ShapeDtypeStruct(shape, layer.dtype) for shape in (case.lhs_shape, case.rhs_shape))
+            best = tiles.ranked(depthwise.problem_of(case.spec, *operands), TILES)
+            found += [Job(layer, problem, case, "gpu_depthwise", tile=tile) for tile in best]
+    return found
+
+
+def program(job: Job, problem: Geometry) -> Callable[[Array, Array], Array]:
+    if job.tile is None:
+        return measure.in_place(job.algorithm, problem)
+    return partial(depthwise.run, problem.spec, tile=job.tile)
+
+
 def timing(job: Job, report: dict[str, Any]) -> dict[str, Any]:
     """The time of one call among many, with the input cold."""
     case, layer = job.case, job.layer
@@ -192,9 +269,13 @@ def timing(job: Job, report: dict[str, Any]) -> dict[str, Any]:
     lhs, rhs = (jax.ShapeDtypeStruct(shape, problem.dtype) for shape in measure.natural(problem))
     try:
         start = time.perf_counter()
-        compiled = jax.jit(measure.in_place(job.algorithm, problem)).lower(lhs, rhs).compile()
+        compiled = jax.jit(program(job, problem)).lower(lhs, rhs).compile()
         compile_s = time.perf_counter() - start
         operands = cold_operands(lhs, rhs)
+        if job.tile is not None:
+            chosen = jax.jit(measure.in_place(job.algorithm, problem))(*operands[0])
+            if not jnp.array_equal(compiled(*operands[0]), chosen):
+                return job.names | {"failed": "other bits than with the tile that the kernel chooses"}
         seconds = row_s(compiled, operands)
         memory = compiled.memory_analysis()
     except Exception as error:  # too large for this device, or beyond its compiler: the others go on

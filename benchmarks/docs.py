@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import networks, report
+from benchmarks import aot_tpu, networks, report, variants
 from benchmarks.cases import LAYERS
 from benchmarks.sweep import problems
 from convjax._core.cost import admissible
@@ -72,7 +72,27 @@ def training() -> str:
     return f"{machine['processor']} ({machine['cores']} cores), {told}.\n\n{networks.table(measured)}"
 
 
-SECTIONS = {"accuracy": accuracy, "wins": wins, "speed": speed, "anchors": anchors, "training": training}
+def instead() -> str:
+    """What one writes in JAX where there is no operation for it."""
+    measured = json.loads((RESULTS / "variants-cpu.json").read_text())
+    machine, versions = measured["machine"], measured["versions"]
+    return f"{machine['processor']} ({machine['cores']} cores), jax {versions['jax']}.\n\n{variants.table(measured)}"
+
+
+def tpu() -> str:
+    """Static figures of the TPU kernels."""
+    return aot_tpu.document(json.loads((RESULTS / "aot-tpu.json").read_text()))
+
+
+SECTIONS = {
+    "accuracy": accuracy,
+    "wins": wins,
+    "speed": speed,
+    "anchors": anchors,
+    "training": training,
+    "variants": instead,
+    "tpu": tpu,
+}
 
 
 def filled(text: str) -> str:

@@ -142,6 +142,26 @@ def test_a_measurement_comes_before_the_estimate(monkeypatch):
     assert decide(problem, algorithms=("gemm", "auto", "auto"))[0] == "gemm"
 
 
+# --- the compiler of a TPU decides ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (512, 32), (128, 32)])
+def test_narrow_groups_are_packed_on_a_tpu(channels, groups):
+    problem = case("", (8, 28, 28, channels), (3, 3, channels // groups, channels), pads=1, groups=groups)
+    for each in (problem, problem.lhs_grad):
+        assert decide(each, "tpu")[0] == "pack_groups_128"
+        assert "static" in decide(each, "tpu")[1]
+        assert decide(each, "cuda")[0] == "xla"
+    with pytest.raises(ValueError, match="its packs are for a tpu"):
+        decide(problem, algorithms=("pack_groups_128", "auto", "auto"))
+
+
+@pytest.mark.parametrize("w", [(3, 3, 1, 128), (3, 3, 128, 128), (3, 3, 64, 128)])
+def test_nothing_else_is_taken_on_a_tpu_unmeasured(w):
+    problem = case("", (8, 28, 28, 128), w, pads=1, groups=128 // w[2])
+    assert decide(problem, "tpu")[0] == "xla"
+
+
 # --- who is asked first -----------------------------------------------------------------------------------------------
 
 

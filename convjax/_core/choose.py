@@ -1,7 +1,8 @@
 """Which algorithm serves a problem, decided when it is lowered, and able to give its reasons.
 
 Order of authority: the caller's `algorithm=`; a measurement on this kind of device, the user's before the shipped one
-(`convjax._core.cache`); the cost model (`convjax._core.cost`), where this platform has its constants; `xla`.
+(`convjax._core.cache`); on a TPU the static figures of its compiler; the cost model (`convjax._core.cost`), where this
+platform has its constants; `xla`.
 
 What is taken unasked keeps the accuracy of direct summation, or that of a transform, relative to the largest output,
 where that is no larger: `winograd_f2` anywhere, Fourier transforms from `LONG` taps on. Neither at
@@ -22,6 +23,7 @@ from convjax._core.spec import ConvSpec
 # milliseconds, as it takes longer to compile.
 MARGIN = 0.95
 WORTHWHILE_MS = 0.3
+PACKABLE = range(4, 33)  # channels a group whose packs were compiled for TPUs
 
 
 def choose(spec: ConvSpec, lhs: Any, rhs: Any, platform: str, *, partitioned: bool = False) -> str:
@@ -56,7 +58,7 @@ def decide(spec: ConvSpec, lhs: Any, rhs: Any, platform: str, *, partitioned: bo
         return "xla", "sizes are symbolic"
     if geometry.is_empty:
         return "xla", "empty operands"
-    return by_measurement(geometry, platform) or by_estimate(geometry, platform)
+    return by_measurement(geometry, platform) or by_compiler(geometry, platform) or by_estimate(geometry, platform)
 
 
 def by_measurement(geometry: Geometry, platform: str) -> tuple[str, str] | None:
@@ -68,6 +70,19 @@ def by_measurement(geometry: Geometry, platform: str) -> tuple[str, str] | None:
         return None
     name = min(times, key=times.__getitem__)
     return name, f"measured on this kind of device, {whose}: {_told(times, name)}"
+
+
+def by_compiler(geometry: Geometry, platform: str) -> tuple[str, str] | None:
+    """On a TPU, narrow groups: XLA takes four to ten times the cycles of their packs (docs/kernels.md).
+
+    Kernels are left to who names them, or has measured them, as none has run on a TPU yet.
+    """
+    width = geometry.rhs[-1] // geometry.spec.groups
+    if platform != "tpu" or not all(n in PACKABLE for n in (geometry.features, width)) or geometry.is_kernel_gradient:
+        return None
+    if ALGORITHMS["pack_groups_128"].supports(geometry.spec, *geometry.operands, platform) is not None:
+        return None
+    return "pack_groups_128", "static figures of the TPU's compiler, not measured"
 
 
 def by_estimate(geometry: Geometry, platform: str) -> tuple[str, str]:

@@ -81,10 +81,14 @@ REWRITES: dict[str, Algorithm] = {
     "batch_to_feature": batch_to_feature,
 }
 
-# Those that run anywhere; the kernels are for one platform each.
+# Those that run anywhere; the others are for one platform each.
 PORTABLE: dict[str, Algorithm] = {**PLAIN, **REWRITES}
 
-ALGORITHMS: dict[str, Algorithm] = {**PORTABLE, **KERNELS}
+ALGORITHMS: dict[str, Algorithm] = {
+    **PORTABLE,
+    "pack_groups_128": pack_groups.PackGroups(pack_groups.MATRIX_CHANNELS, platform="tpu"),
+    **KERNELS,
+}
 
 
 def names() -> tuple[str, ...]:

@@ -9,4 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-KERNELS: dict[str, Any] = {}
+from convjax._core.kernels.mosaic_gpu import causal1d as gpu_causal1d
+from convjax._core.kernels.mosaic_gpu import depthwise as gpu_depthwise
+from convjax._core.kernels.mosaic_gpu import grouped as gpu_grouped
+from convjax._core.kernels.mosaic_gpu import implicit_gemm as gpu_implicit_gemm
+from convjax._core.kernels.tpu import causal1d as tpu_causal1d
+from convjax._core.kernels.tpu import depthwise as tpu_depthwise
+from convjax._core.kernels.tpu import grouped as tpu_grouped
+from convjax._core.kernels.tpu import implicit_gemm as tpu_implicit_gemm
+
+KERNELS: dict[str, Any] = {
+    "tpu_depthwise": tpu_depthwise,
+    "tpu_causal1d": tpu_causal1d,
+    "tpu_implicit_gemm": tpu_implicit_gemm,
+    "tpu_grouped": tpu_grouped,
+    "gpu_depthwise": gpu_depthwise,
+    "gpu_causal1d": gpu_causal1d,
+    "gpu_implicit_gemm": gpu_implicit_gemm,
+    "gpu_grouped": gpu_grouped,
+}

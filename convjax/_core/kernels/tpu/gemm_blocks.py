@@ -1,0 +1,99 @@
+"""What the kernels for the matrix unit share: blocks of the input, what a tap meets of them, loops over products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from convjax._core.kernels.tpu.gemm_tiles import STAGED_ROWS, Gemm, Tiles
+from convjax._core.kernels.tpu.stage import border, stage
+from convjax._core.kernels.tpu.tiles import LANES
+from convjax._core.spec import ConvSpec
+
+
+def input_block(p: Gemm, t: Tiles, pack: Callable[[Any], Any]) -> Any:
+    """Rows of the input that a grid step `(outputs, image, rows)` meets, inside the image."""
+    from jax.experimental import pallas as pl
+
+    if p.is_direct:
+        return pl.BlockSpec((1, t.rows, p.space[1], p.features), lambda o, n, h: (n, h, 0, pack(o)))
+    rows = block_rows(p, t)
+    sizes = (pl.Element(1), pl.Element(rows), pl.Element(p.space[1]), pl.Element(p.features))
+    return pl.BlockSpec(sizes, lambda o, n, h: (n, first_row(p, t, h), 0, pack(o) * p.features if p.packs > 1 else 0))
+
+
+def block_rows(p: Gemm, t: Tiles) -> int:
+    return min(p.space[0], p.reach(0, t.rows))
+
+
+def first_row(p: Gemm, t: Tiles, h: Any) -> Any:
+    """Of the input, in the block of step `h`."""
+    return jnp.clip(h * (t.rows * p.strides[0]) - p.low[0], 0, p.space[0] - block_rows(p, t))
+
+
+def stage_input(p: Gemm, t: Tiles, block: Any, scratch: Any, h: Any) -> None:
+    """The block of step `h` with its border of zeros, in float32."""
+    first = h * (t.rows * p.strides[0]) - p.low[0] - first_row(p, t, h)
+    for chunk in range(t.scratch[0]):
+        lane = chunk * LANES
+        lanes = min(LANES, p.features - lane)
+        border(scratch.at[chunk], t.left, p.space[1], lanes)
+        stage(block, scratch.at[chunk], t.left, first, block_rows(p, t), lane, lanes, STAGED_ROWS)
+
+
+def met(p: Gemm, t: Tiles, block: Any, scratch: Any, row: Any, column: Any, tap: tuple[int, int], dtype: Any) -> Array:
+    """Inputs `(positions, features)` that a tap meets, of outputs from `row` and `column` on."""
+    from jax.experimental import pallas as pl
+
+    if p.is_direct:
+        here = block[0, pl.ds(row, t.group), :, :]
+    else:
+        (i, j), (step, across) = tap, p.strides
+        rows = pl.ds(row * step + i * p.dilation[0], t.group, step)
+        columns = pl.ds(column * across + t.left - p.low[1] + j * p.dilation[1], t.columns, across)
+        chunks = [scratch[chunk, rows, columns, :] for chunk in range(t.scratch[0])]
+        here = jnp.concatenate(chunks, -1)[..., : p.features] if len(chunks) > 1 else chunks[0]
+    return here.reshape(t.group * t.columns, p.features).astype(dtype)
+
+
+def taps(p: Gemm) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(p.kernel[0]) for j in range(p.kernel[1])]
+
+
+def each_product(p: Gemm, t: Tiles, product: Callable[[Any, Any, int], None]) -> None:
+    """Call `product` with the first row and column, and the number of columns that exist, of every product."""
+    whole, rest = divmod(p.out[1], t.columns)
+
+    def group(row: Any) -> None:
+        each(whole, t.columns, lambda column: product(row, column, t.columns))
+        if rest:
+            product(row, whole * t.columns, rest)
+
+    each(t.rows // t.group, t.group, group)
+
+
+def each(count: int, step: int, body: Callable[[Any], None]) -> None:
+    """Call `body` with `0, step, 2 * step, ...`, in a loop of the program where there are several."""
+    from jax.experimental import pallas as pl
+
+    if count == 1:
+        body(0)
+    elif count > 1:
+        jax.lax.fori_loop(0, count, lambda i, _: body(pl.multiple_of(i * step, step)), None)
+
+
+def precision(spec: ConvSpec, dtype: Any) -> Any:
+    """Of the products: one pass is exact for bfloat16, whatever the spec names."""
+    return spec.precision if dtype == jnp.float32 else None
+
+
+def compiler_params(vmem: int, semantics: Any) -> Any:
+    from jax.experimental.pallas import tpu as pltpu
+
+    # Twice what was counted, for what the compiler spills and keeps of its own.
+    limit = max(16 * 2**20, min(2 * vmem, 60 * 2**20))
+    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=limit)

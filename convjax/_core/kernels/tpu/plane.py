@@ -1,0 +1,100 @@
+"""A depthwise problem as the kernels take it: images of rows and columns, every channel with its own kernel.
+
+A signal is an image of one row. The kernel gradient is described by the convolution whose gradient it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from convjax._core.dtypes import output_dtype
+from convjax._core.spec import ConvSpec, Shape
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """Sizes; pairs are of rows and columns.
+
+    Attributes:
+      batch: images.
+      channels: of the output; the input has so many too, each repeated by the channel multiplier.
+      space: of the input.
+      out: of the output.
+      kernel: taps.
+      strides: between outputs, in inputs.
+      dilation: between taps, in inputs.
+      low: zeros in front; what a negative number crops.
+      itemsize: bytes of an element of the input.
+    """
+
+    batch: int
+    channels: int
+    space: Shape
+    out: Shape
+    kernel: Shape
+    strides: Shape
+    dilation: Shape
+    low: Shape
+    itemsize: int
+
+    def reach(self, axis: int, outputs: int) -> int:
+        """Inputs that so many neighbouring outputs see along an axis."""
+        return (outputs - 1) * self.strides[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+
+def forward(spec: ConvSpec, lhs: Any, rhs: Any) -> Plane:
+    """The plane of a depthwise convolution with one or two spatial axes."""
+    out = spec.out_space(lhs.shape, rhs.shape)
+    low = tuple(lo for lo, _ in spec.padding)
+    return Plane(
+        lhs.shape[0],
+        rhs.shape[-1],
+        space=_two(lhs.shape[1:-1]),
+        out=_two(out),
+        kernel=_two(rhs.shape[:-2]),
+        strides=_two(spec.strides),
+        dilation=_two(spec.rhs_dilation),
+        low=_two(low, 0),
+        itemsize=jnp.dtype(lhs.dtype).itemsize,
+    )
+
+
+def of_gradient(spec: ConvSpec, lhs: Any, rhs: Any) -> Plane:
+    """The plane of the convolution whose kernel gradient `spec` is: `lhs (C, *space, N)`, `rhs (*out, N, O)`."""
+    kernel = spec.out_space(lhs.shape, rhs.shape)
+    low = tuple(lo for lo, _ in spec.padding)
+    return Plane(
+        lhs.shape[-1],
+        rhs.shape[-1],
+        space=_two(lhs.shape[1:-1]),
+        out=_two(rhs.shape[:-2]),
+        kernel=_two(kernel),
+        strides=_two(spec.rhs_dilation),
+        dilation=_two(spec.strides),
+        low=_two(low, 0),
+        itemsize=jnp.dtype(lhs.dtype).itemsize,
+    )
+
+
+def _two(sizes: Shape, missing: int = 1) -> Shape:
+    return (missing, *sizes) if len(sizes) == 1 else tuple(sizes)
+
+
+def unfit(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
+    """What no depthwise kernel serves, in words for a user."""
+    if platform != "tpu":
+        return f"a kernel for TPUs, and this is {platform}"
+    if spec.ndim not in (1, 2):
+        return f"{spec.ndim} spatial axes: the kernel has one or two"
+    if lhs.dtype != rhs.dtype or str(lhs.dtype) not in DTYPES:
+        return f"the operands are {lhs.dtype} and {rhs.dtype}: the kernel takes float32 or bfloat16, both alike"
+    if str(output_dtype(spec, lhs.dtype)) not in DTYPES:
+        return f"the output is {output_dtype(spec, lhs.dtype)}: the kernel writes float32 or bfloat16"
+    if any(d > 1 for d in spec.lhs_dilation):
+        return "the input is dilated: subpixel makes problems of it that the kernel serves"
+    return None
