@@ -112,6 +112,7 @@ causal1d = partial(entry, "tpu_causal1d")
 MAMBA = partial(of_layer, "1-D depthwise causal k4 512 L2048 N4")
 dense = partial(entry, "tpu_implicit_gemm")
 grouped = partial(entry, "tpu_grouped")
+packed = partial(entry, "pack_groups_128")
 
 TPU: tuple[AotCase, ...] = (
     depthwise("depthwise 3x3 128 @56 N8", quick=True),
@@ -167,4 +168,8 @@ TPU: tuple[AotCase, ...] = (
     grouped("3x3 groups 32, 256 @28 N8", "kernel_grad"),
     grouped("3x3 groups 32, 512 @14 N8"),
     grouped("3x3 groups 32, 1024 @7 N8"),
+    packed("3x3 groups 32, 128 @56 N8"),
+    packed("3x3 groups 32, 128 @56 N8", "input_grad"),
+    packed("3x3 groups 32, 256 @28 N8"),
+    packed("3x3 groups 32, 1024 @7 N8"),
 )

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import math
 import os
@@ -214,17 +213,14 @@ SIZE = re.compile(r'"memory_space":"1","offset":"\d+","size":"(\d+)"')
 COPY = re.compile(r"= (\w+\[[\d,]*\])\S* (?:copy|transpose|pad)\(")
 
 
-def kernel_module(name: str) -> Any:
-    """The file of a kernel: "tpu_depthwise" is `convjax/_core/kernels/tpu/depthwise.py`."""
-    return importlib.import_module(f"convjax._core.kernels.tpu.{name.removeprefix('tpu_')}")
-
-
 def refusal(case: AotCase) -> str | None:
     import jax
 
+    from convjax._core.algorithms import ALGORITHMS
+
     problem = case.problem()
-    operands = [jax.ShapeDtypeStruct(shape, case.dtype) for shape in (problem.lhs_shape, problem.rhs_shape)]
-    return kernel_module(case.kernel).supports(problem.spec, *operands, "tpu")
+    lhs, rhs = (jax.ShapeDtypeStruct(shape, case.dtype) for shape in (problem.lhs_shape, problem.rhs_shape))
+    return ALGORITHMS[case.kernel].supports(problem.spec, lhs, rhs, "tpu")
 
 
 def program(case: AotCase, what: str) -> tuple[Callable, list[tuple[tuple[int, ...], str]]]:
@@ -232,7 +228,7 @@ def program(case: AotCase, what: str) -> tuple[Callable, list[tuple[tuple[int, .
     import jax.numpy as jnp
 
     from convjax._core import epilogue
-    from convjax._core.algorithms import xla
+    from convjax._core.algorithms import ALGORITHMS, xla
 
     problem = case.problem()
     lhs, rhs, out = problem.lhs_shape, problem.rhs_shape, problem.out_shape
@@ -248,7 +244,8 @@ def program(case: AotCase, what: str) -> tuple[Callable, list[tuple[tuple[int, .
         if case.kind == "kernel_grad":
             x, w = jnp.swapaxes(x, 0, -1), jnp.moveaxis(w, 0, -2)
         if what == "kernel":
-            y = kernel_module(case.kernel).run(problem.spec, x, w, **named, activation=activation)
+            fused = {**named, "activation": activation} if case.epilogue else {}  # a rewrite takes none
+            y = ALGORITHMS[case.kernel].run(problem.spec, x, w, **fused)
         else:
             y = xla.run(problem.spec, x, w)
             act = epilogue.read_activation("aot", activation)

@@ -73,7 +73,7 @@ def by_measurement(geometry: Geometry, platform: str) -> tuple[str, str] | None:
 
 
 def by_compiler(geometry: Geometry, platform: str) -> tuple[str, str] | None:
-    """On a TPU, narrow groups: XLA takes four to ten times the cycles of their packs (docs/kernels.md).
+    """On a TPU, narrow groups: XLA takes 3.6 to 16 times the cycles of their packs (docs/kernels.md).
 
     Kernels are left to who names them, or has measured them, as none has run on a TPU yet.
     """

@@ -23,8 +23,7 @@ from convjax._core.spec import ConvSpec, Shape
 
 # Measured in float32 on 2 cores with AVX-512: 256 channels 3x3 at 28x28, in 4, 8 and 16 channels a group.
 VECTOR_CHANNELS = 32
-# The lanes of a TPU. The compiler's cycles for layers of ResNeXt-50 between their 1x1 are least in packs of 128 on v5e;
-# on v6e, whose matrix unit is twice as wide, within 8 % of the least.
+# The lanes of a TPU: `python -m benchmarks.aot_tpu --filter pack_groups` has the compiler's cycles.
 MATRIX_CHANNELS = 128
 
 
