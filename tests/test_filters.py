@@ -293,6 +293,19 @@ def test_empty_images_stay_empty():
     assert filters.gaussian(2.0, 1.0) == 2.0
 
 
+# --- symbolic sizes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reflect", "mirror", "nearest", "wrap", "constant"])
+def test_export_with_symbolic_sizes(mode):
+    """More weights than pixels on one axis, so that what lies beyond is reached several times over."""
+    sizes = jax.export.symbolic_shape("b, n, 7")
+    run = jax.jit(lambda x: filters.gaussian(x, 1.0, mode=mode, axes=(1, 2)))
+    x = draw(2, 3, 7).astype(np.float32)
+    exported = jax.export.export(run)(jax.ShapeDtypeStruct(sizes, np.float32))
+    np.testing.assert_allclose(exported.call(x), run(x), rtol=1e-5, atol=1e-5)
+
+
 X = np.ones((4, 5))
 REFUSED = {
     "mode": (filters.sobel, (X,), dict(mode="symmetric"), "mode='symmetric' is not known"),

@@ -253,3 +253,15 @@ def test_same_of_numpy_scipy_signal_and_scipy_ndimage_for_an_even_kernel():
     close(conv1d(x, k, padding="SAME", flip_kernel=True), [12, 23, 34, 40])
     assert conv1d(k, x).shape == (2,)
     assert np.convolve(k, x, "same").shape == (4,)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "replicate", "circular"])
+def test_a_mode_of_a_symbolic_size(mode):
+    """A mirror must be known to show enough."""
+    w, x = normal(4, 2, 2), normal(9, 2)
+    conv = jax.jit(lambda x: convjax.conv(x, w, padding_mode=mode))
+    symbolic = lambda *known: jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 2", constraints=known), jnp.float32)
+    close(jax.export.export(conv)(symbolic("n >= 3")).call(x), conv(x))
+    if mode != "replicate":
+        with pytest.raises(ValueError, match="n >= "):
+            jax.export.export(conv)(symbolic())

@@ -382,6 +382,40 @@ def test_fillvalue_is_differentiable():
     assert grad == 9 * 4 - 16  # of the 36 products 16 meet the image
 
 
+# --- symbolic sizes ---------------------------------------------------------------------------------------------------
+
+rows = functools.partial(signal.fftconvolve, axes=-1)
+# function, sizes of in1, with what holds of them, in2, a size to call it with
+SYMBOLIC = {
+    "rows, transforms": (rows, "b, 20", (), (1, 6), (3, 20)),
+    "rows, blocks": (functools.partial(signal.oaconvolve, mode="same", axes=-1), "b, 20", (), (1, 6), (3, 20)),
+    "length": (signal.convolve, "n", (), (4,), (9,)),
+    "length, shorter": (functools.partial(signal.correlate, mode="same"), "n", (), (5,), (3,)),
+    "length, valid": (functools.partial(signal.convolve, mode="valid"), "n", ("n >= 4",), (4,), (9,)),
+    "image": (functools.partial(signal.convolve2d, mode="same", boundary="symm"), "n, m", (), (7, 3), (2, 9)),
+}
+
+
+@pytest.mark.parametrize(("function", "sizes", "known", "shape2", "shape1"), SYMBOLIC.values(), ids=SYMBOLIC)
+def test_export_with_symbolic_sizes(function, sizes, known, shape2, shape1):
+    a, b = draw(shape1, np.float32), draw(shape2, np.float32, seed=1)
+    symbolic = jax.ShapeDtypeStruct(jax.export.symbolic_shape(sizes, constraints=known), np.float32)
+    exported = jax.export.export(jax.jit(function))(symbolic, b)
+    np.testing.assert_allclose(exported.call(a, b), function(a, b), rtol=1e-5, atol=1e-5)
+
+
+def test_a_transform_of_symbolic_length_is_refused():
+    n = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n"), np.float32)
+    for function, said in (
+        (signal.fftconvolve, "in1 has shape (n,)"),
+        (functools.partial(signal.convolve, method="fft"), "method='direct'"),
+        (functools.partial(signal.convolve, mode="valid"), "constraints="),
+    ):
+        with pytest.raises(ValueError, match="convolve: ") as error:
+            jax.export.export(jax.jit(function))(n, jnp.ones(4))
+        assert said in str(error.value)
+
+
 # --- border -----------------------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,7 @@ def array(where: str, name: str, value: Any) -> Array:
     if value is None or isinstance(value, str):
         raise TypeError(f"{where}: {name} must be an array, got {value!r}. Type a jax or numpy array of numbers.")
     try:
-        result = jnp.asarray(value)
+        result = value if isinstance(value, Array) else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where}: {name} must be an array, got {type(value).__name__}: {error}") from None
     if not jnp.issubdtype(result.dtype, jnp.number):

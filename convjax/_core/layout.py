@@ -33,6 +33,8 @@ class Layout:
 
     def canonical_lhs(self, x: Array) -> Array:
         x = bridge.transpose(x, self.lhs)
+        if self.batch_ndim == 1:
+            return x
         return x.reshape(int_prod(x.shape[: self.batch_ndim]), *x.shape[self.batch_ndim :])
 
     def canonical_rhs(self, w: Array) -> Array:
@@ -40,7 +42,8 @@ class Layout:
 
     def restore(self, y: Array, batch: Sequence[int]) -> Array:
         """Undo `canonical_lhs` on an output."""
-        return bridge.transpose(y.reshape(*batch, *y.shape[1:]), bridge.inverse(self.out))
+        y = y if self.batch_ndim == 1 else y.reshape(*batch, *y.shape[1:])
+        return bridge.transpose(y, bridge.inverse(self.out))
 
     def batch(self, x: Array) -> tuple[int, ...]:
         return tuple(x.shape[i] for i in self.lhs[: self.batch_ndim])

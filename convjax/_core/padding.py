@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from convjax._core import arguments
 from convjax._core.arguments import choice, integer
+from convjax._core.spec import is_at_least
 
 Pairs = tuple[tuple[int, int], ...]
 NAMES = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL")
@@ -93,7 +94,11 @@ def pad_by_mode(where: str, x: Array, padding: Pairs, modes: Sequence[str | floa
         widths = [(0, 0)] * x.ndim
         widths[axis] = (max(lo, 0), max(hi, 0))
         if max(lo, hi) > 0:
-            if mode in MODES:
+            if mode == "circular":  # jnp.pad cannot where the size is symbolic
+                ends = ((size - widths[axis][0], size), (0, widths[axis][1]))
+                before, after = (lax.slice_in_dim(x, start, stop, axis=axis) for start, stop in ends)
+                x = jnp.concatenate([before, x, after], axis)
+            elif mode in MODES:
                 x = jnp.pad(x, widths, mode=MODES[mode])
             else:
                 x = jnp.pad(x, widths, constant_values=_constant(where, mode, x.dtype))
@@ -119,6 +124,12 @@ def _constant(where: str, value: Any, dtype: Any) -> Array:
 def _check_room(where: str, mode: str, size: int, width: int, axis: int) -> None:
     """A mirror cannot show more than there is (numpy would bounce back and forth silently)."""
     room = size - 1 if mode == "reflect" else size
+    if mode != "replicate" and jax.export.is_symbolic_dim(size) and not is_at_least(room, width):
+        raise ValueError(
+            f"{where}: padding_mode={mode!r} pads spatial axis {axis} by {width}, and its size is {size}, of which it "
+            f"is not known whether that is enough. Type jax.export.symbolic_shape('n', constraints=('n >= "
+            f"{width + size - room}',)), or padding_mode='zeros'."
+        )
     if size == 0 or (mode != "replicate" and width > room):
         raise ValueError(
             f"{where}: padding_mode={mode!r} cannot pad spatial axis {axis} by {width}, as it has only {size} values. "

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 Shape = tuple[int, ...]
@@ -25,6 +26,19 @@ def dilate(size: int, dilation: int) -> int:
 def is_zero(size: Any) -> bool:
     """Whether an axis is empty; a symbolic one never is."""
     return isinstance(size, int | np.integer) and size == 0
+
+
+def is_symbolic(sizes: Iterable[Any]) -> bool:
+    """Whether any size is a symbol of `jax.export`."""
+    return any(jax.export.is_symbolic_dim(size) for size in sizes)
+
+
+def is_at_least(m: int, n: int) -> bool:
+    """Whether `m >= n` is known: symbols and their constraints can leave it open."""
+    try:
+        return bool(m >= n)
+    except Exception:  # InconclusiveDimensionOperation, which has no public name in jax 0.10
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ They jit, vmap and differentiate. What differs from SciPy:
 - Integers and bools in `convolve` and `correlate` are exact, whatever the `method`: a transform takes part only where
   rounding back is proved right from dtypes and sizes. As in SciPy the result has the inputs' dtype and wraps around.
 - `method` and the sizes are read when the function is traced. Nothing warns about NaN, which a transform spreads.
+- Sizes may be symbols of `jax.export`: of axes that are not convolved always, of the others where sums are direct.
 - `convolve2d` and `correlate2d` take transforms for large kernels, and any number of axes by `jax.vmap`.
 
 Files: `operands` reads arguments, `part` computes a part of the full convolution, `method` decides how, `border`

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 from convjax.signal.method import apply, by_size
-from convjax.signal.operands import METHODS, MODES, check_broadcast, check_valid, named, read, read_axes
+from convjax.signal.operands import METHODS, MODES, check_broadcast, check_length, check_valid, named, read, read_axes
 from convjax.signal.part import convolve_part, part
 
 
@@ -161,6 +161,8 @@ def _convolve(where: str, a: Array, b: Array, mode: Any, method: Any) -> Array:
     if mode == "valid":
         check_valid(where, a.shape, b.shape, range(a.ndim))
     a, b, axes = _long_axes(a, b, mode, range(a.ndim))
+    if method == "fft" and jnp.issubdtype(a.dtype, jnp.inexact):
+        check_length(where, a.shape, b.shape, axes)
     wanted = part(mode, a.shape, b.shape, axes)
     return apply(a, b, wanted, {"auto": by_size(wanted, a.dtype), "fft": "blocks", "direct": "direct"}[method])
 
@@ -184,6 +186,7 @@ def _transformed(where: str, in1: Any, in2: Any, mode: Any, axes: Any, method: s
     mode = named(where, "mode", mode, MODES)
     a, b, long = _long_axes(a.astype(dtype), b.astype(dtype), mode, read_axes(where, axes, a.ndim))
     check_broadcast(where, a.shape, b.shape, long)
+    check_length(where, a.shape, b.shape, long)
     if mode == "valid":
         check_valid(where, a.shape, b.shape, long)
     return convolve_part(a, b, part(mode, a.shape, b.shape, long), method)

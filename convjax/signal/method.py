@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from convjax._core.spec import is_symbolic
 from convjax.signal.part import Part, convolve_part
 
 # Nanoseconds: of a product in direct summation, of one signal and of images or several signals; of an element of a
@@ -24,14 +25,14 @@ ROUNDINGS = 24
 
 def by_size(wanted: Part, dtype: Any) -> str:
     """The method of `convolve_part` that is expected to be fastest and allowed."""
-    if exact_float(wanted, dtype) is None:
+    if not wanted.has_length or exact_float(wanted, dtype) is None:
         return "direct"
-    shapes = (wanted.shape1, wanted.shape2, wanted.out_shape)
+    shapes = [[1 if is_symbolic([n]) else n for n in s] for s in (wanted.shape1, wanted.shape2, wanted.out_shape)]
     planes = [math.prod(n for a, n in enumerate(shape) if a not in wanted.axes) for shape in shapes]
     points = math.prod(wanted.full)
     transforms = TRANSFORM_NS * sum(planes) * points * math.log2(max(points, 2)) + CALL_NS
     each = SIGNAL_PRODUCT_NS if len(wanted.axes) == 1 and sum(planes) == 3 else PRODUCT_NS
-    products = each * math.prod(wanted.out_shape) * wanted.taps
+    products = each * math.prod(shapes[-1]) * wanted.taps
     return "blocks" if transforms < products else "direct"
 
 
@@ -58,7 +59,7 @@ def apply(in1: Array, in2: Array, wanted: Part, method: str) -> Array:
     dtype = in1.dtype
     if jnp.issubdtype(dtype, jnp.inexact):
         return convolve_part(in1, in2, wanted, method)
-    through = exact_float(wanted, dtype)
+    through = exact_float(wanted, dtype) if wanted.has_length else None
     if method == "direct" or through is None:
         through, method = (np.int32 if is_bool(dtype) or jnp.iinfo(dtype).bits < 32 else dtype), "direct"
     y = convolve_part(in1.astype(through), in2.astype(through), wanted, method)

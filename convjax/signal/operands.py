@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from convjax._core import arguments
-from convjax._core.spec import Shape
+from convjax._core.spec import Shape, is_at_least, is_symbolic
 
 MODES = ("full", "same", "valid")
 METHODS = ("auto", "direct", "fft")
@@ -61,14 +61,28 @@ def read_axes(where: str, axes: Any, ndim: int) -> tuple[int, ...]:
     return tuple(sorted(a % ndim for a in numbers))
 
 
+def check_length(where: str, shape1: Shape, shape2: Shape, axes: Sequence[int]) -> None:
+    """A transform needs to know how long it is."""
+    for name, shape in (("in1", shape1), ("in2", shape2)):
+        if is_symbolic(shape[a] for a in axes):
+            raise ValueError(
+                f"{where}: {name} has shape {shape}, but a Fourier transform needs numbers on axes {tuple(axes)}. Type "
+                "convolve(in1, in2, method='direct') for a symbolic length, or export with numbers there."
+            )
+
+
 def check_valid(where: str, shape1: Shape, shape2: Shape, axes: Sequence[int]) -> None:
     """In mode 'valid' one input must contain the other."""
     pairs = [(shape1[a], shape2[a]) for a in axes]
-    if any(m < n for m, n in pairs) and any(m > n for m, n in pairs):
-        raise ValueError(
-            f"{where}: mode='valid' needs one input at least as large as the other on every axis, but in1 is {shape1} "
-            f"and in2 is {shape2}. Type mode='same' or mode='full', or crop one of them."
-        )
+    if all(is_at_least(m, n) for m, n in pairs) or all(is_at_least(n, m) for m, n in pairs):
+        return
+    known = ""
+    if is_symbolic(size for pair in pairs for size in pair):
+        known = "\n  Of symbolic sizes say what holds: type jax.export.symbolic_shape('n', constraints=('n >= 5',))."
+    raise ValueError(
+        f"{where}: mode='valid' needs one input at least as large as the other on every axis, but in1 is {shape1} "
+        f"and in2 is {shape2}. Type mode='same' or mode='full', or crop one of them.{known}"
+    )
 
 
 def check_broadcast(where: str, shape1: Shape, shape2: Shape, axes: Sequence[int]) -> None:

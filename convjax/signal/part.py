@@ -19,7 +19,8 @@ from jax import Array, lax
 
 from convjax._core.algorithms import overlap_add
 from convjax._core.primitive import convolve
-from convjax._core.spec import ConvSpec, Shape
+from convjax._core.spec import ConvSpec, Shape, is_at_least, is_symbolic
+from convjax._core.spectrum import fast_length
 
 # What is named for a gradient is preferred; a gradient in the shorter operand has few outputs and no blocks.
 WHOLE = ("fft", "fft?", "fft?")
@@ -50,6 +51,11 @@ class Part:
         return tuple(self.shape1[a] + self.shape2[a] - 1 for a in self.axes)
 
     @property
+    def has_length(self) -> bool:
+        """Whether the sizes on `axes` are numbers, as a transform needs them."""
+        return not is_symbolic(self.full)
+
+    @property
     def taps(self) -> int:
         """Elements of the shorter operand on `axes`."""
         return min(math.prod(shape[a] for a in self.axes) for shape in (self.shape1, self.shape2))
@@ -63,7 +69,8 @@ def part(mode: str, shape1: Shape, shape2: Shape, axes: Sequence[int]) -> Part:
     elif mode == "same":
         starts, sizes = [(n - 1) // 2 for _, n in pairs], [m for m, _ in pairs]
     else:
-        starts, sizes = [min(m, n) - 1 for m, n in pairs], [abs(m - n) + 1 for m, n in pairs]
+        ordered = [(m, n) if is_at_least(m, n) else (n, m) for m, n in pairs]
+        starts, sizes = [n - 1 for _, n in ordered], [m - n + 1 for m, n in ordered]
     return Part(tuple(shape1), tuple(shape2), tuple(axes), tuple(starts), tuple(sizes))
 
 
@@ -73,10 +80,14 @@ def convolve_part(in1: Array, in2: Array, wanted: Part, method: str) -> Array:
 
     Both have one dtype, and so has the result.
     """
-    lengths = [math.prod(a.shape[i] for i in wanted.axes) for a in (in1, in2)]
-    x, k = (in1, in2) if lengths[0] >= lengths[1] else (in2, in1)
     if not wanted.axes:
-        return x * k
+        return in1 * in2
+    if method != "direct" and is_symbolic((*in1.shape, *in2.shape)):
+        return _by_spectra(in1, in2, wanted)
+    lengths = [math.prod(a.shape[i] for i in wanted.axes) for a in (in1, in2)]
+    if not wanted.has_length:  # the longer is the one that is not a number, in2 where it alone is none
+        lengths = [1, 0] if is_symbolic(in1.shape[i] for i in wanted.axes) else [0, 1]
+    x, k = (in1, in2) if lengths[0] >= lengths[1] else (in2, in1)
     pads = []
     for axis, start, size in zip(wanted.axes, wanted.starts, wanted.sizes, strict=True):
         pads.append((k.shape[axis] - 1 - start, start + size - x.shape[axis]))
@@ -101,6 +112,19 @@ def _arranged(x: Array, k: Array, wanted: Part, spec: ConvSpec, method: str) -> 
     order = [*of_x, *space, *both, *of_k]
     y = y.reshape([wanted.out_shape[a] for a in order])
     return y.transpose([order.index(a) for a in range(x.ndim)])
+
+
+def _by_spectra(in1: Array, in2: Array, wanted: Part) -> Array:
+    """One transform of each, for any number of other axes: no algorithm of the core has symbolic sizes but XLA's."""
+    is_complex = jnp.iscomplexobj(in1)
+    forward, backward = (jnp.fft.fftn, jnp.fft.ifftn) if is_complex else (jnp.fft.rfftn, jnp.fft.irfftn)
+    wide = jnp.promote_types(in1.dtype, jnp.float32)
+    lengths = [fast_length(n) for n in wanted.full]
+    a, b = (forward(x.astype(wide), lengths, wanted.axes) for x in (in1, in2))
+    y = backward(a * b, lengths, wanted.axes)
+    for axis, start, size in zip(wanted.axes, wanted.starts, wanted.sizes, strict=True):
+        y = lax.slice_in_dim(y, start, start + size, axis=axis)
+    return y.astype(in1.dtype)
 
 
 def _algorithms(spec: ConvSpec, lhs: Array, rhs: Array, method: str) -> Any:

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from convjax._core import compat
 from convjax._core.arrange import pad_space
 from convjax._core.bridge import lax_params
 from convjax._core.dtypes import output_dtype
 from convjax._core.geometry import VECTOR, Geometry, Work
-from convjax._core.spec import ConvSpec, is_zero
+from convjax._core.spec import ConvSpec, is_symbolic, is_zero
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
@@ -55,6 +56,8 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if any(is_zero(size) for size in (*lhs.shape, *rhs.shape)):
         return jnp.zeros(spec.out_shape(lhs.shape, rhs.shape), output_dtype(spec, lhs.dtype))  # XLA refuses no taps
     lhs, spec = cropped(spec, lhs)
+    if is_symbolic(size for pair in spec.padding for size in pair):  # lax's function wants numbers, its primitive not
+        return compat.LAX_CONV.bind(lhs, rhs, out_sharding=None, **lax_params(spec))
     return lax.conv_general_dilated(lhs, rhs, **lax_params(spec))
 
 
