@@ -219,25 +219,27 @@ class PerExample:
 
 @dataclasses.dataclass(frozen=True)
 class Streaming:
-    """One response for each channel, applied to blocks as they come, in one `lax.scan`."""
+    """A response for each channel, or for each pair of channels, applied to blocks as they come, in one `lax.scan`."""
 
     name: str
     taps: int
     channels: int
     block: int
     blocks: int
+    mixed: bool = False
     modes: tuple[str, ...] = ("forward",)
 
     def contenders(self, mode: str) -> dict[str, Contender]:
-        w = normal(0, self.taps, self.channels) / math.sqrt(self.taps)
+        responses, groups = (self.channels, 1) if self.mixed else (1, self.channels)
+        w = normal(0, self.taps, responses, self.channels) / math.sqrt(self.taps * responses)
         x = normal(1, self.blocks, self.block, self.channels)
-        stream = stream_conv(w, block=self.block)
+        stream = stream_conv(w, block=self.block, groups=groups)
 
         def direct(w: Array, x: Array) -> Array:
             def step(before: Array, chunk: Array) -> tuple[Array, Array]:
                 seen = jnp.concatenate([before, chunk])
-                options: dict[str, Any] = dict(dimension_numbers=NWC, feature_group_count=self.channels)
-                y = lax.conv_general_dilated(seen[None], w[:, None], (1,), "VALID", **options)[0]
+                options: dict[str, Any] = dict(dimension_numbers=NWC, feature_group_count=groups)
+                y = lax.conv_general_dilated(seen[None], w, (1,), "VALID", **options)[0]
                 return seen[self.block :], y
 
             return lax.scan(step, jnp.zeros((self.taps - 1, self.channels)), x)[1]
@@ -274,6 +276,8 @@ CASES: tuple[Case, ...] = (
     Streaming("2881 taps, 1 channel, 100 blocks of 36", 2881, 1, 36, 100),
     Streaming("4096 taps, 8 channels, 32 blocks of 256", 4096, 8, 256, 32),
     Streaming("48000 taps, 2 channels, 16 blocks of 256", 48000, 2, 256, 16),
+    Streaming("4096 taps, 8 -> 8 channels, 32 blocks of 256", 4096, 8, 256, 32, mixed=True),
+    Streaming("512 taps, 64 -> 64 channels, 32 blocks of 64", 512, 64, 64, 32, mixed=True),
 )
 
 

@@ -273,8 +273,8 @@ def test_auto_partitions_long_responses_alone():
     chosen = lambda k, block, *mixed: (
         jax.eval_shape(functools.partial(stream_conv, block=block), kernel(k, mixed)).algorithm
     )
-    assert {chosen(4096, 64), chosen(48000, 512), chosen(129, 32), chosen(48000, 512, 2)} == {"partitioned"}
-    assert {chosen(4, 64), chosen(129, 160), chosen(4096, 1), chosen(24, 16), chosen(512, 64, 2)} == {"direct"}
+    assert {chosen(4096, 64), chosen(48000, 512), chosen(129, 32), chosen(512, 64, 2)} == {"partitioned"}
+    assert {chosen(4, 64), chosen(129, 160), chosen(4096, 1), chosen(24, 16), chosen(512, 16, 2)} == {"direct"}
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
