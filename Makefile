@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find convjax -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint types fuzz bench check-tpu check-gpu docs environment clean
+.PHONY: help demo test lint types fuzz bench libtpu check-tpu check-gpu docs environment clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -35,8 +35,10 @@ fuzz: $(VENV)/.test ## random problems against the oracle; FUZZ=300 for fewer
 bench: $(VENV)/.test ## the table of the README: convjax against lax
 	$(BIN)/python -m benchmarks.run --suite anchors
 
-check-tpu: $(VENV)/.test ## compile the TPU kernels ahead of time, without a TPU; QUICK=--quick for a few
+libtpu: $(VENV)/.test
 	$(PIP) "libtpu==$$($(BIN)/python -c 'import jax; print("0.0.42" if jax.__version__ < "0.11" else "0.0.50")').*"
+
+check-tpu: libtpu ## compile the TPU kernels ahead of time, without a TPU; QUICK=--quick for each kernel once
 	$(BIN)/python -m benchmarks.aot_tpu $(QUICK)
 
 check-gpu: $(VENV)/.test ## compile the GPU kernels for an H200, without one; QUICK=--quick only lowers a few

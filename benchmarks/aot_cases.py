@@ -27,7 +27,7 @@ class AotCase:
       kind: "forward", "input_grad", or "kernel_grad", whose operands are those of the layer and transposed inside.
       dtype: of the operands.
       epilogue: what is fused, of "bias", "residual" and the name of an activation.
-      quick: whether it is in the short run that CI makes.
+      quick: whether it is in the short run that CI makes: each file of a kernel once, with what it fuses.
       targets: where it is compiled, by the harness's names; empty for all of them.
       program: for what is no convolution alone, the function to compile for "kernel" and for "lax", and the shapes and
         dtypes of its operands.
@@ -73,8 +73,10 @@ def mobile(k: int) -> Case:
     return case(f"depthwise {k}x{k} 128 @56 N8", (8, 56, 56, 128), (k, k, 1, 128), pads=k // 2, groups=128)
 
 
-def mamba(what: str, *, segments: bool = False, gradients: bool = False) -> tuple[Callable, list[Any]]:
-    """A causal layer as a state space model has it: width 4, bias, SiLU; with segments, or all of its gradients."""
+def mamba(
+    what: str, *, state: bool = False, segments: bool = False, gradients: bool = False
+) -> tuple[Callable, list[Any]]:
+    """A causal layer as a state space model has it: width 4, bias, SiLU; a state, segments, all of its gradients."""
     import jax
     import jax.numpy as jnp
 
@@ -83,28 +85,45 @@ def mamba(what: str, *, segments: bool = False, gradients: bool = False) -> tupl
     batch, length, channels, taps = 4, 2048, 512, 4
     shapes = [(batch, length, channels), (taps, channels), (channels,)]
 
-    def lax_layer(x: Any, w: Any, bias: Any, ids: Any = None) -> Any:
+    def lax_layer(x: Any, w: Any, bias: Any, *others: Any) -> Any:
+        before, ids = split(others)
+        before = jnp.zeros((batch, taps - 1, channels), x.dtype) if before is None else before
+        padded = jnp.concatenate([before, x], axis=1)
         if ids is None:
-            numbers = ("NWC", "WIO", "NWC")
             y = jax.lax.conv_general_dilated(
-                x, w[:, None], (1,), ((taps - 1, 0),), dimension_numbers=numbers, feature_group_count=channels
+                padded, w[:, None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=channels
             )
             return jax.nn.silu(y + bias)
-        padded, own = jnp.pad(x, ((0, 0), (taps - 1, 0), (0, 0))), jnp.pad(ids, ((0, 0), (taps - 1, 0)), mode="edge")
+        own = jnp.pad(ids, ((0, 0), (taps - 1, 0)), mode="edge")
         seen = [
             jnp.where((own[:, i : i + length] == ids)[..., None], padded[:, i : i + length], 0) for i in range(taps)
         ]
         return jax.nn.silu(sum(part * w[i] for i, part in enumerate(seen)) + bias)
 
-    def kernel_layer(x: Any, w: Any, bias: Any, ids: Any = None) -> Any:
-        return causal1d.forward(x, w, bias, None, ids, True)[0]
+    def split(others: tuple[Any, ...]) -> tuple[Any, Any]:
+        return others[0] if state else None, others[state] if segments else None
 
-    operands = [(shape, "bfloat16") for shape in shapes] + [((batch, length), "int32")] * segments
+    def kernel_layer(x: Any, w: Any, bias: Any, *others: Any) -> Any:
+        return causal1d.forward(x, w, bias, *split(others), True)[0]
+
+    def kernel_gradients(dy: Any, x: Any, w: Any, bias: Any, *others: Any) -> Any:
+        return causal1d_grad.backward(x, w, bias, *split(others), True, dy)[: 3 + state]
+
+    def lax_gradients(dy: Any, *operands: Any) -> Any:
+        smooth, ids = operands[: 3 + state], operands[3 + state :]
+        return jax.vjp(lambda *smooth: lax_layer(*smooth, *ids), *smooth)[1](dy)
+
+    operands = [(shape, "bfloat16") for shape in shapes] + [((batch, taps - 1, channels), "bfloat16")] * state
+    operands += [((batch, length), "int32")] * segments
     if not gradients:
         return kernel_layer if what == "kernel" else lax_layer, operands
-    if what == "kernel":
-        return lambda dy, x, w, b: causal1d_grad.backward(x, w, b, None, None, True, dy)[:3], [operands[0], *operands]
-    return lambda dy, *operands: jax.vjp(lax_layer, *operands)[1](dy), [operands[0], *operands]
+    return kernel_gradients if what == "kernel" else lax_gradients, [operands[0], *operands]
+
+
+def block(words: str, *, quick: bool = False, **options: Any) -> AotCase:
+    """The layer of `mamba`, with its options."""
+    name, program = f"1-D depthwise causal k4 512 L2048 N4, {words}, bfloat16", partial(mamba, **options)
+    return AotCase(name, "tpu_causal1d", MAMBA, epilogue=("bias", "silu"), quick=quick, program=program)
 
 
 depthwise = partial(entry, "tpu_depthwise")
@@ -115,8 +134,8 @@ grouped = partial(entry, "tpu_grouped")
 packed = partial(entry, "pack_groups_128")
 
 TPU: tuple[AotCase, ...] = (
-    depthwise("depthwise 3x3 128 @56 N8", quick=True),
-    depthwise("depthwise 3x3 128 @56 N8", epilogue=("bias", "residual", "silu")),
+    depthwise("depthwise 3x3 128 @56 N8"),
+    depthwise("depthwise 3x3 128 @56 N8", epilogue=("bias", "residual", "silu"), quick=True),
     depthwise("depthwise 3x3 128 @56 N8", "input_grad"),
     depthwise("depthwise 3x3 128 @56 N8", "kernel_grad", quick=True),
     depthwise("depthwise 3x3 128 @56 N8", dtype="float32"),
@@ -128,23 +147,13 @@ TPU: tuple[AotCase, ...] = (
     depthwise("depthwise 31x31 128 @32 N1"),
     depthwise("depthwise 31x31 128 @32 N1", "kernel_grad"),
     depthwise("1-D depthwise causal k4 512 L2048 N4"),
-    causal1d("1-D depthwise causal k4 512 L2048 N4", epilogue=("bias", "silu"), quick=True),
-    AotCase(
-        "1-D depthwise causal k4 512 L2048 N4, segments, bfloat16",
-        "tpu_causal1d",
-        MAMBA,
-        epilogue=("bias", "silu"),
-        program=partial(mamba, segments=True),
-    ),
-    AotCase(
-        "1-D depthwise causal k4 512 L2048 N4, all gradients, bfloat16",
-        "tpu_causal1d",
-        MAMBA,
-        epilogue=("bias", "silu"),
-        program=partial(mamba, gradients=True),
-    ),
-    dense("3x3 64->64 @56 N8", quick=True),
-    dense("3x3 64->64 @56 N8", epilogue=("bias", "residual", "relu")),
+    causal1d("1-D depthwise causal k4 512 L2048 N4", epilogue=("bias", "silu")),
+    block("segments", segments=True, quick=True),
+    block("state", state=True, quick=True),
+    block("all gradients", gradients=True),
+    block("all gradients, state and segments", gradients=True, state=True, segments=True, quick=True),
+    dense("3x3 64->64 @56 N8"),
+    dense("3x3 64->64 @56 N8", epilogue=("bias", "residual", "relu"), quick=True),
     dense("3x3 64->64 @56 N8", "input_grad"),
     dense("3x3 64->64 @56 N8", "kernel_grad", quick=True),
     dense_128(3),
@@ -160,8 +169,8 @@ TPU: tuple[AotCase, ...] = (
     dense("1x1 64->256 @56 N8", "kernel_grad"),
     dense("1x1 1024->256 @14 N8"),
     dense("1x1/2 256->512 @56 N8"),
-    grouped("3x3 groups 32, 128 @56 N8", quick=True),
-    grouped("3x3 groups 32, 128 @56 N8", epilogue=("bias", "relu")),
+    grouped("3x3 groups 32, 128 @56 N8"),
+    grouped("3x3 groups 32, 128 @56 N8", epilogue=("bias", "relu"), quick=True),
     grouped("3x3 groups 32, 128 @56 N8", "input_grad"),
     grouped("3x3 groups 32, 128 @56 N8", "kernel_grad", quick=True),
     grouped("3x3 groups 32, 256 @28 N8"),

@@ -159,7 +159,7 @@ PROGRAMS: tuple[Program, ...] = (
     ),
     *causal1d("bfloat16", batch=128, length=2048, channels=512, taps=4, quick=True),
     *causal1d("float32", batch=128, length=2048, channels=512, taps=4),
-    *causal1d("bfloat16", batch=128, length=2048, channels=512, taps=4, state=True, segments=True),
+    *causal1d("bfloat16", batch=128, length=2048, channels=512, taps=4, state=True, segments=True, quick=True),
     *causal1d("bfloat16", batch=16, length=2048, channels=1536, taps=16),
     *conv("gpu_implicit_gemm", "3x3 64->64 @56 N8", 32, "bfloat16", **ALL, quick=True),
     *conv("gpu_implicit_gemm", "3x3 128->128 @28 N8", 32, "bfloat16", "float16", **ALL),

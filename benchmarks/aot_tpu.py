@@ -1,7 +1,7 @@
 """Compile the TPU kernels for TPUs that are not here, and say what the compiler made of them.
 
     python -m benchmarks.aot_tpu                     writes benchmarks/results/aot-tpu.json, and prints a table
-    python -m benchmarks.aot_tpu --quick             a short selection for v5e and v6e, nothing written
+    python -m benchmarks.aot_tpu --quick             each kernel once for v5e and v6e, without lax, nothing written
     python -m benchmarks.aot_tpu --filter 7x7 --targets v6e --json out/aot.json
 
 Needs libtpu beside jax (`pip install "libtpu==0.0.50.*"` for jax 0.12, 0.0.42.* for 0.10), and no TPU. Each case is
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             if case.targets and target not in case.targets:
                 continue
             jobs.append((case, target, "kernel"))
-            if (problem := (case.name, *case.epilogue)) not in seen:
+            if not args.quick and (problem := (case.name, *case.epilogue)) not in seen:
                 jobs.append((case, target, "lax"))
                 seen.add(problem)
     entries: list[dict[str, Any]] = []
     report = {"versions": versions(), "figures": "static: compiled, not run", "entries": entries}
-    for case, target, what in tqdm(jobs, disable=None):
+
+    def compiled(job: tuple[AotCase, str, str]) -> dict[str, Any]:
+        case, target, what = job
         kernel = case.kernel if what == "kernel" else "lax"
         found = {"case": case.name, "kernel": kernel, "target": target, "epilogue": list(case.epilogue)}
-        entries.append(found | in_a_process(["--worker", str(case), target, what], args.limit))
+        return found | in_a_process(["--worker", str(case), target, what], args.limit)
+
+    at_once = ThreadPoolExecutor(os.cpu_count() if args.quick else 1)
+    for entry in tqdm(at_once.map(compiled, jobs), total=len(jobs), disable=None):
+        entries.append(entry)
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -309,7 +316,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.aot_tpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="a short selection, for v5e and v6e, nothing written")
+    add("--quick", action="store_true", help="each kernel once, for v5e and v6e, without lax, nothing written")
     add("--filter", default="", metavar="TEXT", help="only cases whose name holds this text")
     add("--targets", nargs="+", choices=CHIPS, help="generations; all, or v5e and v6e with --quick")
     add("--limit", type=float, default=LIMIT_S, help="seconds that a case may take")

@@ -27,7 +27,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Int, Num
 
-from convjax._core import arguments, canonical, epilogue, fused, transposed, variants
+from convjax._core import arguments, canonical, epilogue, transposed, variants
 from convjax._core.canonical import Problem
 from convjax._streaming import causal
 
@@ -371,7 +371,7 @@ def causal_conv(
         whatever the `layout`; None is zeros. See `convjax.streaming` for single steps and for long responses.
       return_state: whether to return the state after `x` as well, also where none was given.
       segment_ids: `(*batch, T)`, whatever the `layout`: an output sees only inputs of its own id, and the gradient of
-        an input only outputs of its own, NaN included. Takes memory for `k` copies of `x`.
+        an input only outputs of its own, NaN included. Takes memory for `k` copies of `x`, but for a kernel by name.
       others: as `conv`.
 
     Returns:
@@ -401,22 +401,16 @@ def causal_conv(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    continues = arguments.flag("causal_conv", "return_state", return_state) or state is not None
-    if segment_ids is not None:
-        if continues:
-            raise ValueError(
-                "causal_conv: segment_ids together with state or return_state: the segment of the inputs in a state is "
-                "not known. Leave one of them out."
-            )
-        problem = causal.segmented("causal_conv", problem, segment_ids)
-    if not continues:
-        return _finish("causal_conv", problem, bias, residual, activation)
-    problem, after = causal.advance("causal_conv", problem, state)
-    return _finish("causal_conv", problem, bias, residual, activation), after
+    return_state = arguments.flag("causal_conv", "return_state", return_state)
+    problem, after = causal.extend(
+        "causal_conv", problem, state=state, return_state=return_state, segment_ids=segment_ids
+    )
+    y = _finish("causal_conv", problem, bias, residual, activation)
+    return y if after is None else (y, after)
 
 
 def _finish(where: str, problem: Problem, bias: Any, residual: Any, activation: Activation) -> Array:
     apply = epilogue.read_activation(where, activation)
     shape, dtype = problem.out_shape, problem.out_dtype
     bias, residual = epilogue.read_addends(where, bias, residual, shape, dtype, problem.layout.out[-1])
-    return fused.run(problem, bias, residual, apply)
+    return causal.run(problem, bias, residual, apply)

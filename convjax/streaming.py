@@ -21,7 +21,7 @@ from convjax._core import arguments, epilogue, variants
 from convjax._core.primitive import convolve
 from convjax._core.spec import ConvSpec
 from convjax._streaming import causal, partitioned
-from convjax.functional import Activation, Precision
+from convjax.functional import Activation, Algorithm, Precision
 
 ALGORITHMS = ("auto", "direct", "partitioned")
 
@@ -35,6 +35,7 @@ def causal_conv_update(
     dilation: int = 1,
     groups: int = 1,
     activation: Activation = None,
+    algorithm: Algorithm = "auto",
     precision: Precision = None,
 ) -> tuple[Num[Array, "*batch o"], Num[Array, "*batch reach c"]]:
     """One step of `convjax.causal_conv`: the output at one more input, and the state after it.
@@ -44,7 +45,7 @@ def causal_conv_update(
       state: the inputs before it, the last one last, `(*batch, (k - 1) * dilation, C_in)` in the dtype of `x`: zeros
         to begin, or what `causal_conv(..., return_state=True)` returned.
       w: `(k, C_in // groups, C_out)`, or `(k, C)` for a depthwise one.
-      others: as `convjax.causal_conv`.
+      others: as `convjax.causal_conv`; a kernel of a TPU or GPU is taken by its name alone, or where it was measured.
 
     Returns:
       `y (*batch, C_out)` in the dtype of `x`, and the state.
@@ -67,7 +68,7 @@ def causal_conv_update(
     x = arguments.array(where, "x", x)
     if x.ndim == 0:
         raise ValueError(f"{where}: x has no axis, but is (*batch, C_in). Type x[None] for a single channel.")
-    options: dict[str, Any] = dict(layout="channels_last", algorithm="auto", preferred_element_type=None)
+    options: dict[str, Any] = dict(layout="channels_last", algorithm=algorithm, preferred_element_type=None)
     problem = variants.causal(
         where, x[..., None, :], w, stride=1, dilation=dilation, groups=groups, precision=precision, **options
     )
@@ -75,11 +76,10 @@ def causal_conv_update(
         raise TypeError(f"{where}: state must be an array. Type jnp.zeros of (*batch, (k - 1) * dilation, C) to begin.")
     (gap,) = problem.spec.rhs_dilation
     problem, after = causal.advance(where, problem, state)
-    # of the inputs that wait, only those that a tap meets now
-    problem = dataclasses.replace(problem, lhs=problem.lhs[:, ::gap], spec=problem.spec.replace(rhs_dilation=(1,)))
+    if not isinstance(problem, causal.Fused):  # of the inputs that wait, only those that a tap meets now
+        problem = dataclasses.replace(problem, lhs=problem.lhs[:, ::gap], spec=problem.spec.replace(rhs_dilation=(1,)))
     bias, _ = epilogue.read_addends(where, bias, None, problem.out_shape, problem.out_dtype, x.ndim)
-    apply = epilogue.read_activation(where, activation)
-    return epilogue.apply(problem.run(), bias, None, apply)[..., 0, :], after
+    return causal.run(problem, bias, None, epilogue.read_activation(where, activation))[..., 0, :], after
 
 
 @partial(
@@ -108,9 +108,12 @@ class Stream:
 
     def init(self, batch_shape: tuple[int, ...] = ()) -> PyTree[Array]:
         """The state before the first chunk, as if zeros had come: arrays of a fixed shape, for chunks of this batch."""
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._state(tuple(batch_shape)))
+
+    def _state(self, batch: tuple[int, ...]) -> PyTree[jax.ShapeDtypeStruct]:
         if self.algorithm == "partitioned":
-            return partitioned.start(tuple(batch_shape), self.block, self.channels, self.response, self.dtype)
-        return jnp.zeros((*batch_shape, self.taps - 1, self.channels), self.dtype)
+            return partitioned.state(batch, self.block, self.channels, self.response, self.dtype)
+        return jax.ShapeDtypeStruct((*batch, self.taps - 1, self.channels), self.dtype)
 
     def step(
         self, state: PyTree[Array], chunk: Num[Array, "*batch block c"]
@@ -133,7 +136,7 @@ class Stream:
                 f"Stream.step: chunk is {chunk.dtype} but the kernel is {self.dtype}. Type "
                 f"chunk.astype(jnp.{self.dtype})."
             )
-        expected = jax.eval_shape(lambda: self.init(chunk.shape[:-2]))
+        expected = self._state(chunk.shape[:-2])
         if _describe(state) != _describe(expected):
             raise ValueError(
                 f"Stream.step: state is {_describe(state)}, but for a chunk of {chunk.shape} this stream has "
@@ -157,7 +160,7 @@ def stream_conv(
       groups: as `convjax.conv`.
       algorithm: "direct", which keeps the last `k - 1` inputs; "partitioned", which keeps the spectra of
         `ceil(k / block) - 1` blocks and is as exact as an FFT; "auto" takes what should be faster: partitioned
-        where `k` exceeds `block` and some dozens, and `block` is 8 or more, or beyond 128 where channels mix. Integers
+        where `k` exceeds `block` and some dozens, and `block` is 8 or more, or beyond 16 where channels mix. Integers
         go directly.
       precision: as `jax.lax`, for the direct one; spectra are multiplied at the highest.
 

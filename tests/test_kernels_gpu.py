@@ -7,6 +7,7 @@ kernels for one, and `benchmarks.device` checks them on one.
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import partial
 
 import jax
@@ -303,3 +304,18 @@ def test_lowering_for_a_gpu(program):
     assert program.refusal() is None
     function, shapes = program.make()
     assert "mosaic_gpu" in jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_the_record_has_accepted_may_not_be_refused(monkeypatch, tmp_path, capsys, known):
+    from benchmarks import aot_gpu
+
+    program = aot_gpu.Program(
+        "a kernel", "a layer", "forward", make=lambda: None, quick=True, refusal=lambda: "too wide"
+    )
+    record = {"kernel": "a kernel", "layer": "a layer", "problem": "forward", "kernels": []}
+    (tmp_path / "aot.json").write_text(json.dumps({"programs": [record] * known}))
+    monkeypatch.setattr(aot_gpu, "PROGRAMS", (program,))
+    monkeypatch.setattr(aot_gpu, "RESULT", tmp_path / "aot.json")
+    assert aot_gpu.main(["--quick"]) == known
+    assert "too wide" in capsys.readouterr().out

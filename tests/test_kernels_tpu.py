@@ -294,3 +294,21 @@ def test_a_program_is_read_operation_by_operation():
     assert found["vmem_bytes"] == 5169152
     assert found["copies"] == ["bf16[8,56,56,128]"]
     assert found["emitters"] == ["EmitDepthwiseInputBatchInSublanes"]
+
+
+def test_the_quick_run_compiles_every_kernel_without_lax(monkeypatch, capsys):
+    from benchmarks import aot_tpu
+    from convjax._core.kernels import KERNELS
+
+    asked = []
+    refused = lambda arguments, limit_s: asked.append(arguments) or {"accepted": False, "reason": "too wide"}
+    monkeypatch.setattr(aot_tpu, "in_a_process", refused)
+    monkeypatch.setattr(aot_tpu, "versions", dict)
+    with pytest.raises(SystemExit, match="1"):
+        aot_tpu.main(["--quick"])
+    compiled = [argument for _, *argument in asked]
+    for name in (name for name in KERNELS if name.startswith("tpu_")):
+        for target in aot_tpu.QUICK:
+            assert any(name in case and target == on for case, on, _ in compiled)
+    assert {what for *_, what in compiled} == {"kernel"}
+    assert capsys.readouterr().err.count("too wide") == len(asked)

@@ -1,19 +1,24 @@
 """Causal convolutions that continue: a state stands where the zeros would, or ids say whose inputs an output may see.
 
 Both rewrite a `Problem` that `variants.causal` has read, so that everything else stays as without them. As in
-causal-conv1d (`initial_states`, `seq_idx`), for any width, dilation and groups.
+causal-conv1d (`initial_states`, `seq_idx`), for any width, dilation and groups. Only where a kernel is asked for that
+takes them itself, or was measured to be fastest here, they are handed to it (`convjax._core.causal`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from convjax._core import arguments, bridge
+from convjax._core import arguments, bridge, epilogue, fused, tuning
 from convjax._core.canonical import Problem
+from convjax._core.causal import causal, of_segments
+from convjax._core.choose import choose
+from convjax._core.kernels import CAUSAL
 from convjax._core.primitive import convolve
 from convjax._core.spec import is_zero
 
@@ -41,15 +46,77 @@ def read_state(where: str, problem: Problem, state: Any) -> Array:
     return state.reshape(x.shape[0], *shape[-2:])
 
 
+def extend(
+    where: str, problem: Problem, *, state: Any = None, return_state: bool = False, segment_ids: Any = None
+) -> tuple[Problem, Array | None]:
+    """The convolution with what it goes on from, or whose inputs it may see; and the state after it where there is one.
+
+    Raises:
+      ValueError, TypeError: `state` or `segment_ids` does not fit, or both are there.
+    """
+    continues = return_state or state is not None
+    if segment_ids is not None:
+        if continues:
+            raise ValueError(
+                f"{where}: segment_ids together with state or return_state: the segment of the inputs in a state is "
+                "not known. Leave one of them out."
+            )
+        return segmented(where, problem, segment_ids), None
+    if continues:
+        return advance(where, problem, state)
+    return (Fused(**vars(problem)) if _is_named(problem) else problem), None
+
+
 def advance(where: str, problem: Problem, state: Any) -> tuple[Problem, Array]:
     """The convolution that goes on from `state`, and the state after it, `(*batch, reach, C)`."""
-    state, length = read_state(where, problem, state), reach(problem)
-    shape = (*problem.batch, *state.shape[1:])
+    given, length = read_state(where, problem, state), reach(problem)
+    shape = (*problem.batch, *given.shape[1:])
     if is_zero(problem.lhs.shape[1]):
-        return problem, state.reshape(shape)
-    seen = jnp.concatenate([state, problem.lhs], axis=1)
+        return problem, given.reshape(shape)
+    seen = jnp.concatenate([given, problem.lhs], axis=1)
     after = seen[:, seen.shape[1] - length :].reshape(shape)
+    if _is_for_a_kernel(problem):
+        return Fused(**vars(problem), state=None if state is None else given), after
     return dataclasses.replace(problem, lhs=seen, spec=problem.spec.replace(padding=((0, 0),))), after
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused(Problem):
+    """What a kernel may take in one pass; without a state and ids it begins with zeros."""
+
+    state: Array | None = None
+    segment_ids: Array | None = None
+
+    def run(self, bias: Array | None = None, *, silu: bool = False) -> Array:
+        bias = None if bias is None else bias.reshape(-1)
+        given = dict(bias=bias, state=self.state, segment_ids=self.segment_ids)
+        return self.layout.restore(causal(self.lhs, self.rhs, self.spec, silu=silu, **given), self.batch)
+
+
+def run(problem: Problem, bias: Array | None, residual: Array | None, activation: Callable | None) -> Array:
+    """The convolution and its epilogue; a bias, then SiLU, go with it into a kernel, what else there is follows."""
+    if not isinstance(problem, Fused):
+        return fused.run(problem, bias, residual, activation)
+    silu = activation is epilogue.ACTIVATIONS["silu"]
+    if residual is None and (silu or activation is None):
+        return problem.run(bias, silu=silu)
+    if problem.state is None and problem.segment_ids is None:  # a kernel may fuse more into a convolution alone
+        plain = Problem(problem.lhs, problem.rhs, problem.spec, problem.layout, problem.batch)
+        return fused.run(plain, bias, residual, activation)
+    return epilogue.apply(problem.run(bias), None, residual, activation)
+
+
+def _is_named(problem: Problem) -> bool:
+    return problem.spec.algorithms[0].rstrip("?") in CAUSAL
+
+
+def _is_for_a_kernel(problem: Problem) -> bool:
+    """Whether one is named, or was measured to be the fastest for the signal without its state."""
+    platform = tuning.lowering_platform()
+    if _is_named(problem) or problem.spec.algorithms[0] != "auto" or platform == "cpu":
+        return _is_named(problem)
+    with tuning.reading():
+        return choose(problem.spec, problem.lhs, problem.rhs, platform) in CAUSAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +133,16 @@ class Windows(Problem):
         return bridge.transpose(y, bridge.inverse(self.layout.out))
 
 
-def segmented(where: str, problem: Problem, segment_ids: Any) -> Windows:
-    """The convolution in which an output sees those inputs that have its own id.
-
-    Other inputs are replaced, not multiplied by zero, so that not even their NaN is seen.
-    """
-    x, spec = problem.lhs, problem.spec
+def segmented(where: str, problem: Problem, segment_ids: Any) -> Problem:
+    """The convolution in which an output sees those inputs that have its own id, and not even the NaN of others."""
+    x = problem.lhs
     ids = _read_ids(where, segment_ids, (*problem.batch, x.shape[1])).reshape(x.shape[:2])
-    (stride,), (dilation,), front = spec.strides, spec.rhs_dilation, reach(problem)
-    own = ids[:, ::stride]
-    padded, padded_ids = jnp.pad(x, ((0, 0), (front, 0), (0, 0))), jnp.pad(ids, ((0, 0), (front, 0)))
-    taps = []
-    for first in range(0, front + 1, dilation):
-        same = lax.slice_in_dim(padded_ids, first, first + x.shape[1], stride, axis=1) == own
-        seen = lax.slice_in_dim(padded, first, first + x.shape[1], stride, axis=1)
-        taps.append(jnp.where(same[..., None], seen, 0))
-    windows = jnp.stack(taps, axis=2).reshape(x.shape[0] * own.shape[1], len(taps), x.shape[-1])
-    once = spec.replace(strides=(1,), padding=((0, 0),), rhs_dilation=(1,))
-    return Windows(windows, problem.rhs, once, problem.layout, (*problem.batch, own.shape[1]))
+    if _is_for_a_kernel(problem):
+        return Fused(**vars(problem), segment_ids=ids)
+    windows, once = of_segments(x, ids, problem.rhs.shape[0], problem.spec)
+    count, length, *window = windows.shape
+    batch = (*problem.batch, length)
+    return Windows(windows.reshape(count * length, *window), problem.rhs, once, problem.layout, batch)
 
 
 def _read_ids(where: str, value: Any, shape: tuple[int, ...]) -> Array:

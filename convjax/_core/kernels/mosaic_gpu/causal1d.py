@@ -74,15 +74,16 @@ def run(
     bias: Array | None = None,
     residual: Array | None = None,
     activation: str | None = None,
+    state: Array | None = None,
+    segment_ids: Array | None = None,
     interpret: bool = False,
 ) -> Array:
     if residual is not None or activation not in (None, *FUSES):  # not part of such a block
+        assert state is segment_ids is None  # `convjax._core.causal` asks for no more than a block has
         options = dict(bias=bias, residual=residual, activation=activation)
         return depthwise.run(spec, lhs, rhs, **options, interpret=interpret)  # type: ignore[arg-type]
-    dilation = spec.rhs_dilation[0]
-    return convolve(
-        lhs, rhs[:, 0], bias, None, None, silu=activation is not None, dilation=dilation, interpret=interpret
-    )
+    silu, dilation = activation is not None, spec.rhs_dilation[0]
+    return convolve(lhs, rhs[:, 0], bias, state, segment_ids, silu=silu, dilation=dilation, interpret=interpret)
 
 
 def forward(
@@ -214,7 +215,7 @@ def operands_of(
     filled, whole = block.shape[2], block.channel_blocks * block.channels
     met = None
     if segment_ids is not None:
-        met = causal1d_state.taps_met(segment_ids.astype(jnp.int32), block.taps, block.dilation)
+        met = causal1d_state.taps_met(segment_ids, block.taps, block.dilation)
         met = channels_to(met, tiles.round_up(block.shape[1], tiles.ALIGNMENT // 4))
     return [
         channels_to(x, filled),

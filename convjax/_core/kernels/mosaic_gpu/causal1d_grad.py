@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from convjax._core.kernels.mosaic_gpu import causal1d_state, hopper, tiles
+from convjax._core.kernels.mosaic_gpu import causal1d, causal1d_state, hopper, tiles
 from convjax._core.kernels.mosaic_gpu.causal1d import (
     MASK_WORDS,
     STRIP_BACK,
@@ -32,6 +32,11 @@ from convjax._core.kernels.mosaic_gpu.causal1d import (
 from convjax._core.kernels.mosaic_gpu.depthwise_grad import BLOCKS, FAN_IN, in_order
 from convjax._core.kernels.mosaic_gpu.planes import channels_to, divmod_
 from convjax._core.kernels.mosaic_gpu.registers import ROWS, Registers, meetings
+
+
+def refusal(taps: int, dilation: int, dtype: Any) -> str | None:
+    """What of a problem is beyond `backward`, in words for a user; None where nothing is."""
+    return causal1d.refusal(taps, dilation, np.dtype(dtype), gradients=True)
 
 
 def backward(

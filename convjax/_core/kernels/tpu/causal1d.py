@@ -66,10 +66,12 @@ def run(
     bias: Array | None = None,
     residual: Array | None = None,
     activation: str | None = None,
+    state: Array | None = None,
+    segment_ids: Array | None = None,
     interpret: Any = False,
 ) -> Array:
-    w, dilation = rhs.reshape(rhs.shape[0], -1), spec.rhs_dilation[0]
-    return _call(lhs, w, bias, None, None, residual, activation, dilation, output_dtype(spec, lhs.dtype), interpret)
+    w, dilation, dtype = rhs.reshape(rhs.shape[0], -1), spec.rhs_dilation[0], output_dtype(spec, lhs.dtype)
+    return _call(lhs, w, bias, state, segment_ids, residual, activation, dilation, dtype, interpret)
 
 
 def forward(

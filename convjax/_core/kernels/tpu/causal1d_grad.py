@@ -27,6 +27,11 @@ from convjax._core.kernels.tpu.signal import (
 )
 
 
+def refusal(taps: int, dilation: int, dtype: Any) -> str | None:
+    """None: what `causal1d` serves is served here."""
+    return None
+
+
 def backward(
     x: Array,
     w: Array,
@@ -49,8 +54,8 @@ def backward(
         both = jnp.concatenate([dstate, dx.astype(jnp.float32)], axis=1)
         both = both.at[:, both.shape[1] - s.reach :].add(dstate_out.astype(jnp.float32))
         dstate, dx = both[:, : s.reach], both[:, s.reach :]
-    dtype = x.dtype
-    return dx.astype(dtype), sums[: s.taps].astype(w.dtype), sums[s.taps].astype(w.dtype), dstate.astype(dtype)
+    dbias = sums[s.taps].astype(w.dtype if bias is None else bias.dtype)
+    return dx.astype(x.dtype), sums[: s.taps].astype(w.dtype), dbias, dstate.astype(x.dtype)
 
 
 def _call(
