@@ -4,6 +4,9 @@
     python -m benchmarks.device --filter depthwise --seconds 120 --json out/depthwise.json
     python -m benchmarks.device --dry-run            reduced layers, on whatever there is, nothing written: does it run?
 
+The work is done in another process. Where that dies, hangs at one job, or loses its device to an error of one, as CUDA
+does, the job has failed and a new process goes on with the next.
+
 First the ceilings (a large dot in each dtype, a large copy) and the price of a dispatch. Then values, on fresh random
 data and at the highest precision, against the float64 oracle: the kernels of this platform where they are most likely
 to be wrong, then each algorithm of the registry. Then times, for the forward problem and both gradients of layers at
@@ -13,9 +16,9 @@ the same bits.
 A time is that of a long row of calls, dispatched one after the other and waited for once at the end, over their number:
 the device runs them in order. The operands change from call to call among enough of them to exceed the last cache, so
 that nothing is read from it; a time of less than twice the price of a dispatch is marked as bound by it. The file is
-written again after each result, and what the time did not suffice for is listed in it. Its entry "tuned" is a file of
-measurements as `convjax.tune` keeps them: under the same name in `CONVJAX_CACHE_DIR`, or in convjax/_core/tables, it is
-what `auto` goes by on such a device.
+written again after each result, and what the time did not suffice for is listed in it. At the end the times of what
+failed no check are written to convjax/_core/tables, or to a folder `tuned` beside the file of `--json`, as
+`convjax.tune` keeps them: with `CONVJAX_CACHE_DIR` of that folder `auto` goes by them.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import secrets
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,6 +43,7 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+import convjax
 from benchmarks.cases import by_name
 from benchmarks.layer import Layer
 from benchmarks.run import describe, versions, write
@@ -45,17 +53,20 @@ from convjax._core import cache, measure
 from convjax._core.algorithms import ALGORITHMS
 from convjax._core.choose import choose
 from convjax._core.geometry import Geometry
-from convjax._core.kernels import KERNELS
+from convjax._core.kernels import CAUSAL, KERNELS
 from convjax._core.kernels.mosaic_gpu import depthwise, tiles
 from convjax._core.primitive import convolve
 from convjax._core.tuning import lowering_platform
 from convjax.testing import Case, assert_close, direct_conv, tolerance
 
 RESULTS = Path(__file__).parent / "results"
+TABLES = Path(convjax.__file__).parent / "_core" / "tables"
 COLD_BYTES = 2**29  # of operands that calls take turns on: four times the largest last cache of a GPU (126 MB, B200)
 CHECKS_SHARE, TIMES_SHARE = 0.3, 0.85  # of the time, when the checks end at the latest, and the times
 ROW_S, ROWS = 0.03, 3  # seconds of a row of calls, and rows
 LONGEST_COMPILATION_S = 20.0  # time that is left alone before the end, as a compilation cannot be stopped
+JOB_LIMIT_S = 60.0  # a job that says nothing for so long hangs; the ceilings are one too
+LOST_DEVICE = 75  # exit status of a process that goes on in another (EX_TEMPFAIL)
 
 # Layers by name, with the batch that fills a large GPU, and the dtypes that they are timed in; the first ones matter
 # most, should the time not suffice.
@@ -114,49 +125,125 @@ BORDER_DTYPES = ("bfloat16", "float16", "float32")
 TILES = 8  # of the depthwise kernel, the most promising ones by its own count
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run it all, and return what is written."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it all; 0 unless nothing could begin."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parse(argv)
-    start, reserve_s = time.monotonic(), min(LONGEST_COMPILATION_S, args.seconds / 10)
-    layers = selected(args.filter, dry_run=args.dry_run)
+    if args.state:
+        run(args)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="convjax-device-") as folder:
+        state = Path(folder) / "state.json"
+        command = [sys.executable, "-m", "benchmarks.device", *argv, "--seed", str(args.seed), "--state", str(state)]
+        return supervise(command, state)
+
+
+def supervise(command: Sequence[str], state: Path, limit_s: float = JOB_LIMIT_S) -> int:
+    """Run a process until it ends by itself, anew each time that it does not, with what it was at marked as failed."""
+    while True:
+        child, begun, hung = subprocess.Popen(command), time.time(), False
+        try:
+            while child.poll() is None:
+                time.sleep(0.1)
+                heard = max(begun, state.stat().st_mtime) if state.exists() else begun + 2 * limit_s
+                if hung := time.time() - heard > limit_s:
+                    child.kill()
+                    child.wait()
+        finally:
+            child.kill()
+        if child.returncode == LOST_DEVICE:
+            continue
+        report = json.loads(state.read_text()) if state.exists() else {}
+        if child.returncode == 0 or not report.get("running"):
+            return child.returncode
+        key, names = report.pop("running")
+        reason = f"nothing for {limit_s:.0f} s" if hung else f"it ended the process ({child.returncode})"
+        report[key].append(names | {"failed": reason})
+        write(state, json.dumps(report))
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Go on from `args.state`, where there is such a file, and return what is written."""
+    layers, reserve_s = selected(args.filter, dry_run=args.dry_run), min(LONGEST_COMPILATION_S, args.seconds / 10)
+    if args.json is None and not args.dry_run:
+        if jax.default_backend() == "cpu":
+            sys.exit("this is a CPU, which benchmarks.run is for: add --dry-run, or --json PATH")
+        args.json, args.tables = RESULTS / file_name(), TABLES
+    report = json.loads(args.state.read_text()) if args.state and args.state.exists() else begin(args, layers)
+    done = {(key, about(entry)) for key in ("checks", "times", "tiles") for entry in report[key]}
+
+    def save() -> None:
+        text = json.dumps(report, indent=1) + "\n"
+        for path in filter(None, (args.state, args.json)):
+            write(path, text)
+
+    def work_through(key: str, jobs: Sequence[Job], step: Callable[[Job, dict[str, Any]], Any], share: float) -> None:
+        for job in tqdm(jobs, disable=None, desc=key):
+            if (key, about(job.names)) in done:
+                continue
+            if time.time() + reserve_s > report["began"] + share * args.seconds:
+                report["left_out"] = sorted({*report["left_out"], f"{key}: {job}"})
+                continue
+            report["running"] = key, job.names
+            save()
+            report[key].append(step(job, report))
+            del report["running"]
+            save()
+            if args.state and "failed" in report[key][-1] and not device_answers():
+                os._exit(LOST_DEVICE)  # where the device is lost, what is run at the end may wait for it
+
+    jobs = [*borders(args.seed), *signals(args.seed), *checks(layers, args.seed)]
+    work_through("checks", jobs, check, CHECKS_SHARE)
+    work_through("times", timings(layers), timing, TIMES_SHARE)
+    work_through("tiles", tilings(layers), timing, 1.0)
+    report["tuned"] = tuned(report)
+    save()
+    if args.json:
+        write((args.tables or args.json.parent / "tuned") / file_name(), json.dumps(report["tuned"]) + "\n")
+    print(summary(report) + (f"\nwrote {args.json}" if args.json else ""))
+    return report
+
+
+def begin(args: argparse.Namespace, layers: Sequence[Layer]) -> dict[str, Any]:
+    """What is known of the machine before the first job."""
+    began = time.time()
     size = dict(side=128, copied_bytes=2**20, calls=2) if args.dry_run else dict(side=8192, copied_bytes=2**31)
-    report: dict[str, Any] = {
+    return {
         "machine": machine(),
         "versions": versions(),
         "settings": {"seconds": args.seconds, "filter": args.filter, "dry_run": args.dry_run, "seed": args.seed},
         "ceilings": ceilings({layer.dtype for layer in layers}, **size),
         "dispatch_us": dispatch_us(),
+        "began": began,
         "checks": [],
         "times": [],
         "tiles": [],
         "left_out": [],
     }
 
-    def save() -> None:
-        if args.json:
-            write(args.json, json.dumps(report, indent=1) + "\n")
 
-    def work_through(key: str, jobs: Sequence[Job], step: Callable[[Job, dict[str, Any]], Any], share: float) -> None:
-        for job in tqdm(jobs, disable=None, desc=key):
-            if time.monotonic() + reserve_s > start + share * args.seconds:
-                report["left_out"].append(f"{key}: {job}")
-                continue
-            report[key].append(step(job, report))
-            save()
-
-    work_through("checks", [*borders(args.seed), *checks(layers, args.seed)], check, CHECKS_SHARE)
-    work_through("times", timings(layers), timing, TIMES_SHARE)
-    work_through("tiles", tilings(layers), timing, 1.0)
-    report["tuned"] = tuned(report["times"])
-    save()
-    print(summary(report) + (f"\nwrote {args.json}" if args.json else ""))
-    return report
+def device_answers() -> bool:
+    """Whether it still computes: after some errors every later call fails with the same."""
+    try:
+        return float(jnp.ones(8).sum()) == 8.0
+    except Exception:  # of whatever kind
+        return False
 
 
 def selected(text: str, *, dry_run: bool) -> list[Layer]:
     layers = [by_name(name).at(batch=batch, dtype=d) for name, batch, dtypes in SELECTION for d in dtypes]
     layers = [layer for layer in layers if text.lower() in layer.name.lower()]
     return [layer.reduced() for layer in layers] if dry_run else layers
+
+
+def about(entry: Mapping[str, Any]) -> str:
+    """What an entry is about, however it was read."""
+    return json.dumps([entry.get(name) for name in ("layer", "dtype", "problem", "algorithm", "tile")])
+
+
+def file_name() -> str:
+    """Of results and measurements of this device."""
+    return cache.file_name(cache.device_kind(jax.local_devices()[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +263,8 @@ class Job:
     @property
     def names(self) -> dict[str, Any]:
         tile = {"tile": dataclasses.asdict(self.tile)} if self.tile else {}
-        return {"layer": self.layer.name, "problem": self.problem, "algorithm": self.algorithm} | tile
+        own = {"layer": self.layer.name, "dtype": self.layer.dtype, "problem": self.problem}
+        return own | {"algorithm": self.algorithm} | tile
 
 
 def problems(layer: Layer) -> dict[str, Case]:
@@ -200,6 +288,43 @@ def borders(seed: int) -> list[Job]:
     return found
 
 
+def signals(seed: int) -> list[Job]:
+    """The kernels for causal convolutions with what they take beside the signal, gradients included."""
+    border = next(case for case in BORDERS if case.name.startswith("1-D depthwise causal"))
+    return [
+        Job(Layer(border, source="", family="borders", dtype=dtype), kind, border, name, seed)
+        for dtype in BORDER_DTYPES
+        for kind in ("state", "segments")
+        for name in CAUSAL
+        if border.refusal(name, jnp.dtype(dtype), lowering_platform()) is None
+    ]
+
+
+def check_signal(job: Job) -> None:
+    """Values and all gradients against those of a plain path in float32."""
+    rng, (batch, length, channels) = np.random.default_rng(job.seed), job.case.lhs_shape
+    taps, dtype = job.case.rhs_shape[0], job.layer.dtype
+    shapes = [(batch, length, channels), (taps, channels), (channels,), (batch, taps - 1, channels)]
+    *operands, ct = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in (*shapes, shapes[0]))
+    ids = jnp.asarray(np.sort(rng.integers(0, 9, (batch, length))))
+
+    def block(algorithm: str, x: Array, w: Array, bias: Array, state: Array) -> Array:
+        options: dict[str, Any] = dict(bias=bias, activation="silu", algorithm=algorithm, precision="highest")
+        options |= dict(state=state) if job.problem == "state" else dict(segment_ids=ids)
+        return jax.tree.leaves(convjax.causal_conv(x, w, **options))[0]
+
+    def values(algorithm: str, *operands: Array) -> list[Array]:
+        y, pull = jax.vjp(partial(block, algorithm), *operands)
+        return [y, *pull(ct.astype(y.dtype))]
+
+    found = jax.jit(partial(values, job.algorithm))(*operands)
+    expected = jax.jit(partial(values, "xla"))(*(a.astype(jnp.float32) for a in operands))
+    for name, got, want in zip(("y", "x", "w", "bias", "state"), found, expected, strict=True):
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        allowed = 16 * float(jnp.finfo(dtype).eps) * np.max(np.abs(want))
+        assert_close(got, want, np.broadcast_to(allowed, want.shape), f"{job}, {name}")
+
+
 def checks(layers: Sequence[Layer], seed: int) -> list[Job]:
     """For each algorithm the first problem of each kind that it serves; then the same in the other dtypes."""
     found: dict[tuple[str, ...], Job] = {}
@@ -216,6 +341,9 @@ def check(job: Job, _: dict[str, Any]) -> dict[str, Any]:
     """Whether the result is within the tolerance of the algorithm's error class."""
     case, dtype = job.case, jnp.dtype(job.layer.dtype)
     try:
+        if job.problem in ("state", "segments"):
+            check_signal(job)
+            return job.names | {"passed": True}
         x, w = case.operands(dtype, job.seed)
         spec = case.spec.replace(algorithms=(job.algorithm, "auto", "auto"), precision=(jax.lax.Precision.HIGHEST,) * 2)
         out = np.asarray(jax.jit(lambda x, w: convolve(x, w, spec))(x, w))
@@ -343,11 +471,12 @@ def dispatch_us() -> float:
     return float(np.median(row_s(run, [(x, x)] * 2)) * 1e6)
 
 
-def tuned(times: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was timed as a file of measurements, which `auto` follows where it stands in a folder of such files."""
+def tuned(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What was timed as a file of measurements, which `auto` follows; without what failed a check."""
+    wrong = {entry["algorithm"] for entry in report["checks"] if "failed" in entry} - {"xla"}
     table: dict[str, dict[str, float]] = {}
-    for entry in times:
-        if "ms" in entry:
+    for entry in report["times"]:
+        if "ms" in entry and entry["algorithm"] not in wrong:
             table.setdefault(entry["key"], {})[entry["algorithm"]] = round(entry["ms"], 4)
     return cache.document(cache.device_kind(jax.local_devices()[0]), {cache.VERSION: table})
 
@@ -389,13 +518,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of the checks' data; each time another",
     )
     add("--dry-run", action="store_true", help="every layer at the size that the tests use; writes only with --json")
-    args = parser.parse_args(argv)
-    if args.json is None and not args.dry_run:
-        if jax.default_backend() == "cpu":
-            parser.error("this is a CPU, which benchmarks.run is for: add --dry-run, or --json PATH")
-        args.json = RESULTS / cache.file_name(cache.device_kind(jax.local_devices()[0]))
-    return args
+    add("--state", type=Path, help=argparse.SUPPRESS)
+    parser.set_defaults(tables=None)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

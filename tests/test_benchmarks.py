@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 
 import jax
 import numpy as np
@@ -385,7 +386,7 @@ def test_device_dry_run_checks_and_times_every_algorithm_that_serves(tmp_path, m
     names = ("xla", "taps", "fft")  # all of them compile for a minute
     monkeypatch.setattr(device, "ALGORITHMS", {name: ALGORITHMS[name] for name in names})
     path = tmp_path / "device.json"
-    found = device.main(["--dry-run", "--filter", "depthwise 3x3 128 @56 N128 bf", "--json", str(path)])
+    found = device.run(device.parse(["--dry-run", "--filter", "depthwise 3x3 128 @56 N128 bf", "--json", str(path)]))
     assert json.loads(path.read_text()) == found
     assert not found["left_out"]
     layers = device.selected("depthwise 3x3 128 @56 N128 bf", dry_run=True)
@@ -402,8 +403,7 @@ def test_device_dry_run_checks_and_times_every_algorithm_that_serves(tmp_path, m
     assert all(t["ms"] > 0 and t["fraction"] > 0 and t["buffers"] >= 2 for t in found["times"])
     assert all("auto" in t for t in found["times"])
     kind = found["tuned"]["device"]
-    (tmp_path / cache.file_name(kind)).write_text(json.dumps(found["tuned"]))
-    monkeypatch.setenv("CONVJAX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CONVJAX_CACHE_DIR", str(tmp_path / "tuned"))
     for entry in found["times"]:  # the chooser understands what was tuned
         times, whose = cache.lookup(kind, entry["key"])
         assert (entry["algorithm"] in times, whose) == (True, "yours")
@@ -411,9 +411,31 @@ def test_device_dry_run_checks_and_times_every_algorithm_that_serves(tmp_path, m
 
 
 def test_device_stops_in_time_and_says_what_is_missing(tmp_path):
-    found = device.main(["--dry-run", "--seconds", "0", "--json", str(tmp_path / "device.json")])
+    found = device.run(device.parse(["--dry-run", "--seconds", "0", "--json", str(tmp_path / "device.json")]))
     assert found["checks"] == found["times"] == []
     assert {line.partition(":")[0] for line in found["left_out"]} == {"checks", "times"}
+
+
+CHILD = """
+import json, os, pathlib, sys, time
+state = pathlib.Path(sys.argv[1])
+report = json.loads(state.read_text()) if state.exists() else {"checks": []}
+for job in "dies", "hangs", "passes":
+    if all(entry["layer"] != job for entry in report["checks"]):
+        state.write_text(json.dumps(report | {"running": ("checks", {"layer": job})}))
+        {"dies": os.abort, "hangs": lambda: time.sleep(60), "passes": int}[job]()
+        report["checks"].append({"layer": job, "passed": True})
+state.write_text(json.dumps(report))
+"""
+
+
+def test_device_goes_on_after_a_job_that_kills_or_hangs(tmp_path):
+    state = tmp_path / "state.json"
+    assert device.supervise([sys.executable, "-c", CHILD, str(state)], state, limit_s=2.0) == 0
+    checks = {entry.pop("layer"): entry for entry in json.loads(state.read_text())["checks"]}
+    assert "ended the process" in checks["dies"]["failed"]
+    assert "nothing for" in checks["hangs"]["failed"]
+    assert checks["passes"] == {"passed": True}
 
 
 def test_device_reports_a_wrong_result(monkeypatch):
