@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import convjax
-from convjax._deformable import blocks
+from convjax._deformable import blocks, primitive, run, taps
 from convjax._testing_deformable import DeformOracle
 from convjax.deformable import deform_conv, deform_conv_v3, deform_conv_v4
 
@@ -84,8 +84,38 @@ def test_value_and_gradients_equal_the_oracle(x_shape, w_shape, masked, options)
     check(*problem(x_shape, w_shape, masked, options))
 
 
+@pytest.fixture
+def by_definition(monkeypatch):
+    """What other platforms than CPUs compute."""
+
+    def deform(x, offset, mask, w, sampling, spec):
+        plan = primitive.Plan(sampling, spec, mask is not None)
+        return primitive.definition(*plan.join(x, offset, mask, w), plan=plan)
+
+    monkeypatch.setattr(run, "deform", deform)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", ["3-D", "more offset groups", "depthwise"])
+def test_the_definition_equals_the_oracle(by_definition, name):
+    check(*problem(*CASES[name]))
+
+
+@pytest.mark.parametrize(("name", "block_bytes"), [("2-D", 100), ("more offset groups", 1), ("depthwise", 200)])
+def test_blocks_of_a_tap_are_the_whole(monkeypatch, name, block_bytes):
+    """The last of them filled up, or a position each."""
+    monkeypatch.setattr(taps, "BLOCK_BYTES", block_bytes)
+    taken = []
+    monkeypatch.setattr(taps, "_blocks", lambda *a, _blocks=taps._blocks: taken.append(_blocks(*a)) or taken[-1])
+    jax.clear_caches()
+    check(*problem(*CASES[name]))
+    assert min(taken) > 1
+
+
 @pytest.mark.parametrize(("batch", "block_bytes"), [(1, 1), (2, 1), (5, 2 * 4 * 4 * 9 * 2 * 8)])
-def test_blocks_of_positions_and_of_examples_are_the_whole(monkeypatch, batch, block_bytes):
+def test_blocks_of_positions_and_of_examples_are_the_whole(monkeypatch, by_definition, batch, block_bytes):
     """A part of the positions of one example at a time; or two examples, the last of them a filler."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
     taken = []

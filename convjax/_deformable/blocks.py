@@ -50,6 +50,7 @@ def in_blocks(
     mask: Array | None,
     sampling: Sampling,
     dtype: Any,
+    result: Any,
     contract: Callable[..., Array],
     *operands: Array,
 ) -> Array:
@@ -61,6 +62,7 @@ def in_blocks(
       mask: `(N, *out, groups * K)`, factors of the samples, or None.
       sampling: where to sample.
       dtype: that samples are computed and their gradients summed in.
+      result: dtype of what is returned.
       contract: from samples `(P, K, C)` and the operands to `(P, O)`.
       operands: what else `contract` takes; not closed over, as gradients pass through.
 
@@ -86,7 +88,7 @@ def in_blocks(
 
     def block(rows: Array, offset: Array, mask: Array | None, index: Array, operands: Sequence[Array]) -> Array:
         samples = _samples(rows, offset, mask, index * length, space, sampling)
-        return contract(samples.reshape(examples * length, taps, channels), *operands)
+        return contract(samples.reshape(examples * length, taps, channels), *operands).astype(result)
 
     again = jax.checkpoint(block, prevent_cse=False)  # the loops stand between already
 
