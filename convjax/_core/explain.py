@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from convjax._core import arguments, cost, tuning
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import ALGORITHMS, KERNELS
 from convjax._core.choose import decide, why_not
 from convjax._core.collect import convolutions, gradients
 from convjax._core.compat import PLATFORMS
 from convjax._core.geometry import Geometry
 from convjax._core.spec import ConvSpec
+
+KERNEL_PLATFORMS = {name: "tpu" if name.startswith("tpu_") else "cuda" for name in KERNELS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Candidate:
       estimate_ms: what the cost model expects, None where it has no constants for it.
       measured_ms: what `tune` measured on this kind of device, None where it did not.
       reserve: why it is not taken unasked, None where it may be.
+      elsewhere: the `platform` that it is a kernel of, where that is another; it is then printed as a name alone.
     """
 
     algorithm: str
@@ -39,6 +42,7 @@ class Candidate:
     estimate_ms: float | None = None
     measured_ms: float | None = None
     reserve: str | None = None
+    elsewhere: str | None = None
 
     def __str__(self) -> str:
         mark = "*" if self.chosen else " "
@@ -68,8 +72,7 @@ class Verdict:
         )
         if depth == 0:
             yield f"    {'':16}{'estimated':>12}{'measured':>12}"
-            for candidate in self.candidates:
-                yield f"  {candidate}"
+            yield from (f"  {candidate}" for candidate in self.candidates if candidate.elsewhere is None)
         for part in self.parts:
             yield from part.lines(depth + 1)
 
@@ -85,7 +88,15 @@ class Explanation:
 
     def __str__(self) -> str:
         verdicts = (self.forward, self.input_grad, self.kernel_grad)
-        return "\n".join([f"on {self.platform}", *(line for v in verdicts for line in v.lines())])
+        lines = [f"on {self.platform}", *(line for v in verdicts for line in v.lines())]
+        elsewhere: dict[str, list[str]] = {}
+        for candidate in self.forward.candidates:
+            if candidate.elsewhere:
+                elsewhere.setdefault(candidate.elsewhere, []).append(candidate.algorithm)
+        if elsewhere:
+            told = "; ".join(f"platform={platform!r}: {', '.join(names)}" for platform, names in elsewhere.items())
+            lines.append(f"kernels of other platforms, {told}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         names = (f"{p}={getattr(self, p).chosen}" for p in arguments.PROBLEMS)
@@ -103,7 +114,8 @@ def explain(
 ) -> Explanation:
     """Print and return which algorithm serves a convolution and each of its gradients, and why the others do not.
 
-    Nothing is computed: shapes are enough.
+    Nothing is computed: shapes are enough. Kernels of other platforms are named at the end; ask for such a platform to
+    be told what they say.
 
     Args:
       x_shape: shape of `x`, as the function takes it.
@@ -166,7 +178,9 @@ def _verdict(problem: str, g: Geometry, platform: str) -> Verdict:
     def candidate(name: str) -> Candidate:
         refusal = why_not(name, g.spec, lhs, rhs, platform)
         estimate = cost.model(platform).estimate(name, g) if refusal is None and not g.is_empty else None
-        return Candidate(name, refusal, name == chosen, estimate, measured.get(name), cost.reserve(name, g))
+        reserve, its = cost.reserve(name, g), KERNEL_PLATFORMS.get(name, platform)
+        elsewhere = None if its == platform else its
+        return Candidate(name, refusal, name == chosen, estimate, measured.get(name), reserve, elsewhere)
 
     inner = jax.make_jaxpr(partial(ALGORITHMS[chosen].run, g.spec))(lhs, rhs)
     parts = tuple(_verdict("part", part, platform) for part, _ in convolutions(inner.jaxpr))
