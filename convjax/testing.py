@@ -119,8 +119,8 @@ def _placement(shape: Sequence[int], spec: ConvSpec) -> tuple[tuple[slice, ...],
 # How far an algorithm may be from the oracle, in units of the accumulation dtype's rounding, beside the rounding of the
 # result. Directly: relative to the same sum of absolute values at each element. In the norm: relative to the largest of
 # those sums, as transforms mix elements, by these factors. "auto" may choose a transform below the highest precision.
-ERROR_CLASS = {"winograd": "norm", "winograd_f2": "norm", "fft": "norm", "overlap_add": "norm"}
-NORM_FACTOR = {"winograd": 600.0, "winograd_f2": 60.0, "fft": 60.0, "overlap_add": 60.0, "auto": 60.0}
+ERROR_CLASS = {"winograd": "norm", "winograd_f2": "norm", "fft": "norm", "dft": "norm", "overlap_add": "norm"}
+NORM_FACTOR = {"winograd": 600.0, "winograd_f2": 60.0, "fft": 60.0, "dft": 60.0, "overlap_add": 60.0, "auto": 60.0}
 
 
 def tolerance(

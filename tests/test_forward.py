@@ -63,6 +63,36 @@ def test_cropped_inputs(case, algorithm):
     test_forward_equals_direct_sum(case, algorithm)
 
 
+# Where the sum of shifted products reads the input itself, not a padded copy: what is outside, and between, is masked.
+MASKED = [
+    case(
+        "dilated, strided", (2, 5, 6, 3), (4, 3, 1, 3), stride=(3, 2), pads=((5, 2), (1, 4)), lhs_dilation=2, groups=3
+    ),
+    case(
+        "dilated by 3, stride 6", (1, 7, 5, 2), (5, 3, 1, 4), stride=6, pads=((4, 9), (2, 3)), lhs_dilation=3, groups=2
+    ),
+    case("taps that meet nothing", (1, 2, 3, 2), (6, 7, 1, 2), pads=((4, 1), (6, 9)), rhs_dilation=(1, 2), groups=2),
+    case("all taps miss", (1, 3, 1), (2, 1, 1), stride=9, pads=((8, -3),), rhs_dilation=4),
+]
+
+
+@pytest.mark.parametrize("case", MASKED, ids=str)
+def test_taps_outside_the_input(case):
+    test_forward_equals_direct_sum(case, "taps")
+
+
+def test_what_is_beyond_the_edge_is_not_read():
+    """An infinite corner reaches the outputs whose kernel covers it, and no other."""
+    x = np.zeros((1, 6, 5, 16), np.float32)
+    x[0, 0, 0] = np.inf
+    spec = case("depthwise", x.shape, (3, 3, 1, 16), pads=1, groups=16).using("taps")
+    y = convolve(jnp.asarray(x), jnp.ones((3, 3, 1, 16)), spec)
+    covered = np.zeros(y.shape, bool)
+    covered[0, :2, :2] = True
+    np.testing.assert_array_equal(np.isinf(y), covered)
+    assert not np.isnan(y).any()
+
+
 @pytest.mark.parametrize("algorithm", PORTABLE)
 def test_every_algorithm_serves_something(algorithm):
     served = [case for c in CASES for case in (c, c.lhs_grad, c.rhs_grad) if case.refusal(algorithm) is None]

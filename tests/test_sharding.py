@@ -64,7 +64,7 @@ def test_programs_name_their_algorithms():
     for name in ("xla", "taps", "gemm"):
         spec = DEPTHWISE.spec.replace(algorithms=(name, "auto", "auto"))
         assert name in algorithms_in(jax.jit(functools.partial(convolve, spec=spec)).lower(x, w))
-    assert algorithms_in(jax.jit(conv(DENSE)).lower(*operands(DENSE))) == {choose(DENSE.spec, *operands(DENSE), "cpu")}
+    assert choose(DENSE.spec, *operands(DENSE), "cpu") in algorithms_in(jax.jit(conv(DENSE)).lower(*operands(DENSE)))
 
 
 @every_case

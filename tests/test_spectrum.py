@@ -9,6 +9,8 @@ import pytest
 
 import convjax
 from convjax._core import spectrum
+from convjax._core.algorithms import dft, fft
+from convjax._core.spec import ConvSpec
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
@@ -60,3 +62,19 @@ def test_long_convolution_and_its_gradients():
     )
     for actual, exact in zip(all_three(x, w, ct), expected, strict=True):
         np.testing.assert_allclose(actual, exact, atol=2e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@pytest.mark.parametrize("algorithm", (fft, dft), ids=("fft", "dft"))
+def test_blocks_of_groups_give_what_all_at_once_do(algorithm, dtype, monkeypatch):
+    ones = (1, 1)
+    spec = ConvSpec(ones, ((2, 2), (1, 3)), ones, ones, feature_groups=6)
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.standard_normal(n), dtype) for n in ((2, 9, 8, 12), (5, 4, 2, 18)))
+    whole = algorithm.run(spec, x, w)
+    monkeypatch.setattr(algorithm, "BLOCK_BYTES", 2**13)
+    jaxpr = jax.make_jaxpr(lambda x, w: algorithm.run(spec, x, w))(x, w)
+    assert "scan" in str(jaxpr)
+    np.testing.assert_allclose(
+        *(np.asarray(y, np.float32) for y in (algorithm.run(spec, x, w), whole)), atol=1e-5, rtol=2**-7
+    )

@@ -19,7 +19,9 @@ from convjax._core.algorithms import (
     batch_to_feature,
     by_feature,
     depth_to_space,
+    dft,
     fft,
+    frames,
     gemm,
     indirect,
     kn2row,
@@ -41,7 +43,7 @@ from convjax._core.kernels import KERNELS
 from convjax._core.spec import ConvSpec
 
 # Part of every key under which times are remembered: raise it when an algorithm becomes faster or slower.
-REVISION = 2
+REVISION = 3
 
 
 class Algorithm(Protocol):
@@ -63,6 +65,7 @@ PLAIN: dict[str, Algorithm] = {
     "winograd": Winograd(outputs=4),
     "winograd_f2": Winograd(outputs=2),  # as accurate as direct summation
     "fft": fft,
+    "dft": dft,
     "overlap_add": overlap_add,
     # for the shape of a kernel gradient: a kernel as large as the input, few outputs
     "windows": windows,
@@ -75,6 +78,7 @@ REWRITES: dict[str, Algorithm] = {
     "depth_to_space": depth_to_space,
     "space_to_depth": space_to_depth,
     "slices": slices,
+    "frames": frames,
     "pack_groups": pack_groups,
     "split_groups": split_groups,
     "by_feature": by_feature,

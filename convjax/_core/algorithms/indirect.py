@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from convjax._core.arrange import groups_first, groups_last
-from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.dtypes import accumulator, as_bits, as_floats, output_dtype
 from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec
 
@@ -37,8 +37,10 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 
 def work(g: Geometry) -> Work:
     kind = "indirect, gradient" if g.is_kernel_gradient else "indirect"
+    kind += "" if g.is_dense else ", grouped"
+    kind += ", 16 bits" if g.dtype == jnp.bfloat16 else ""
     blocks = 1 + g.patches * g.dtype.itemsize // BLOCK_BYTES
-    return Work(kind if g.is_dense else f"{kind}, grouped", g.vector_macs, g.patches, blocks)
+    return Work(kind, g.vector_macs, g.patches, blocks)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -46,7 +48,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     buffer = indices(spec, lhs.shape[1:-1], rhs.shape[:-2], out)
     x, w = groups_first(spec, lhs, rhs)  # (groups, batch, *space, features)
     groups, batch, features = x.shape[0], x.shape[1], x.shape[-1]
-    pixels = jnp.pad(x.reshape(groups, batch, -1, features), ((0, 0), (0, 0), (0, 1), (0, 0)))
+    pixels = jnp.pad(as_bits(x).reshape(groups, batch, -1, features), ((0, 0), (0, 0), (0, 1), (0, 0)))
     matrices = w.reshape(groups, -1, w.shape[-1])
     dtype = accumulator(spec, lhs.dtype)
     # Blocks of outputs, the last one filled with zero pixels.
@@ -55,7 +57,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     blocks = jnp.asarray(filled.reshape(-1, rows, buffer.shape[1]))
 
     def product(image: Array, block: Array) -> Array:
-        patches = jnp.take(image, block, axis=1, mode="clip").reshape(groups, rows, -1)
+        patches = as_floats(jnp.take(image, block, axis=1, mode="clip"), lhs.dtype).reshape(groups, rows, -1)
         return jnp.matmul(patches, matrices, precision=spec.precision, preferred_element_type=dtype)
 
     def of_image(image: Array) -> Array:

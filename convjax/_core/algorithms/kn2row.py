@@ -16,14 +16,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
-from convjax._core.arrange import inside, met_by
-from convjax._core.dtypes import accumulator, output_dtype
+from convjax._core.arrange import inside
+from convjax._core.dtypes import accumulator, as_bits, as_floats, output_dtype
 from convjax._core.geometry import Geometry, Work
-from convjax._core.spec import ConvSpec
+from convjax._core.spec import ConvSpec, Shape, dilate
 
-# Each tap is a product in the program, and XLA takes minutes to compile a hundred of them.
+# Taps that meet as many inputs share a loop; each such loop is compiled, 4 for 3x3 with padding 1, 9 for 5x5 with 2.
 MAX_TAPS = 32
 
 
@@ -39,9 +39,10 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
 
 
 def work(g: Geometry) -> Work:
+    kind = "kn2row, 16 bits" if g.dtype == jnp.bfloat16 else "kn2row"
     axes = [[outputs_met(g.spec, i, t, g.lhs, g.out) for t in range(k)] for i, k in enumerate(g.kernel)]
     met = g.batch * math.prod(sum(stop - first for first, stop in axis) for axis in axes)
-    return Work("kn2row", met * g.features * g.outputs, met * (g.features + g.outputs), g.taps)
+    return Work(kind, met * g.features * g.outputs, met * (g.features + g.outputs), g.taps)
 
 
 def outputs_met(spec: ConvSpec, axis: int, tap: int, lhs: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
@@ -51,21 +52,39 @@ def outputs_met(spec: ConvSpec, axis: int, tap: int, lhs: Sequence[int], out: Se
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    out, dtype = spec.out_space(lhs.shape, rhs.shape), accumulator(spec, lhs.dtype)
-    total = jnp.zeros(spec.out_shape(lhs.shape, rhs.shape), dtype)
-    for tap in np.ndindex(*rhs.shape[:-2]):
-        met = [outputs_met(spec, i, t, lhs.shape, out) for i, t in enumerate(tap)]
-        counts = [stop - first for first, stop in met]
-        if 0 in counts:
-            continue
-        starts = [
-            first * s + t * d - lo
-            for (first, _), s, t, d, (lo, _) in zip(
-                met, spec.strides, tap, spec.rhs_dilation, spec.padding, strict=True
+    shape, dtype = spec.out_shape(lhs.shape, rhs.shape), accumulator(spec, lhs.dtype)
+    bits, matrices = as_bits(lhs), as_bits(rhs.reshape(-1, *rhs.shape[-2:]))
+    total = jnp.zeros(shape, dtype)
+    for counts, taps in alike(spec, lhs.shape, rhs.shape).items():
+        numbers, into, starts = (jnp.asarray(column) for column in zip(*taps, strict=True))
+        extents = [dilate(count, stride) for count, stride in zip(counts, spec.strides, strict=True)]
+
+        def add_tap(total: Array, tap: tuple[Array, Array, Array], counts: Any = counts, extents: Any = extents) -> Any:
+            number, into, start = tap
+            x = lax.dynamic_slice(bits, start, (lhs.shape[0], *extents, lhs.shape[-1]))
+            x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *spec.strides, 1)).reshape(-1, lhs.shape[-1])
+            x, matrix = (
+                as_floats(a, lhs.dtype) for a in (x, lax.dynamic_index_in_dim(matrices, number, keepdims=False))
             )
-        ]
-        x = met_by(lhs, starts, counts, spec.strides).reshape(-1, lhs.shape[-1])
-        product = jnp.dot(x, rhs[tap], precision=spec.precision, preferred_element_type=dtype)
-        where = (slice(None), *(slice(*span) for span in met))
-        total = total.at[where].add(product.reshape(lhs.shape[0], *counts, -1))
+            product = jnp.dot(x, matrix, precision=spec.precision, preferred_element_type=dtype)
+            met = (lhs.shape[0], *counts, shape[-1])
+            now = lax.dynamic_slice(total, into, met) + product.reshape(met)
+            return lax.dynamic_update_slice(total, now, into), None
+
+        total, _ = lax.scan(add_tap, total, (numbers, into, starts))
     return total.astype(output_dtype(spec, lhs.dtype))
+
+
+def alike(spec: ConvSpec, lhs: Sequence[int], rhs: Sequence[int]) -> dict[Shape, list[tuple[int, Shape, Shape]]]:
+    """Taps that meet as many inputs along each axis: number of the tap, first output and first input of each."""
+    found: dict[Shape, list[tuple[int, Shape, Shape]]] = {}
+    out = spec.out_space(tuple(lhs), tuple(rhs))
+    for number, tap in enumerate(np.ndindex(*rhs[:-2])):
+        met = [outputs_met(spec, i, t, lhs, out) for i, t in enumerate(tap)]
+        counts = tuple(stop - first for first, stop in met)
+        if 0 not in counts:
+            into = (0, *(first for first, _ in met), 0)
+            sizes = zip(met, spec.strides, tap, spec.rhs_dilation, spec.padding, strict=True)
+            start = (0, *(first * s + t * d - lo for (first, _), s, t, d, (lo, _) in sizes), 0)
+            found.setdefault(counts, []).append((number, into, start))
+    return found

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from convjax._core.arrange import groups_first, groups_last, inside, met_by, pad_space
 from convjax._core.dtypes import accumulator, output_dtype
@@ -30,6 +30,8 @@ from convjax._core.spec import ConvSpec, dilate
 MAX_OUTPUTS = 32
 # Above this share of products with padding the operands are cropped to what meets, which copies the kernel as well.
 MUCH_PADDING = 0.25
+# Images have products of their own, for a kernel of one tap, where both operands are so many times larger than these.
+SMALL = 8
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
@@ -44,6 +46,7 @@ def work(g: Geometry) -> Work:
     share = share if share < 1 - MUCH_PADDING else 1
     operands = g.positions * (g.patches // g.positions + g.elements[1])
     kind = "windows" if g.is_dense else "windows, grouped"
+    kind += ", 16 bits" if g.dtype == jnp.bfloat16 else ""
     return Work(kind, share * g.macs, share * operands, g.positions * g.spec.groups)
 
 
@@ -89,7 +92,33 @@ def one_group(spec: ConvSpec, out: tuple[int, ...], lhs: Array, rhs: Array) -> A
             part = kernel[(slice(None), *(slice(*span) for span in spans))]
             shifts = ((a * d - lo) for (a, _), d, (lo, _) in zip(spans, spec.rhs_dilation, spec.padding, strict=True))
             starts = [start + shift for start, shift in zip(starts, shifts, strict=True)]
-        matrix = part.reshape(-1, rhs.shape[-1])  # (features * window, outputs)
-        window = met_by(natural, starts, part.shape[1:-1], spec.rhs_dilation).reshape(len(matrix), -1)
-        products.append(jnp.dot(window.T, matrix, precision=spec.precision, preferred_element_type=dtype))
+        window = met_by(natural, starts, part.shape[1:-1], spec.rhs_dilation)
+        by_image = math.prod(out) == 1 and pays_by_image(window.shape, rhs.shape[-1])
+        multiply = all_axes if window.dtype == jnp.bfloat16 else each_image if by_image else flat
+        products.append(multiply(spec, window, part, dtype))
     return jnp.moveaxis(jnp.stack(products).reshape(*out, *products[0].shape), n, 0)
+
+
+def pays_by_image(window: Sequence[int], outputs: int) -> bool:
+    """Whether the images' products, not yet summed, are small beside what they are made of."""
+    pixels, features = math.prod(window[1:-1]), window[-1]
+    return window[0] > 1 and features * outputs * SMALL <= pixels * (features + outputs)
+
+
+def flat(spec: ConvSpec, window: Array, part: Array, dtype: Any) -> Array:
+    """`(features, outputs)`, contracted over images and pixels."""
+    left, right = (a.reshape(-1, a.shape[-1]) for a in (window, part))
+    return jnp.dot(left.T, right, precision=spec.precision, preferred_element_type=dtype)
+
+
+def each_image(spec: ConvSpec, window: Array, part: Array, dtype: Any) -> Array:
+    """A product for each image, and their sum: in a layout with channels first XLA need not transpose the operands."""
+    left, right = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (window, part))
+    numbers = (((1,), (1,)), ((0,), (0,)))
+    return jnp.sum(lax.dot_general(left, right, numbers, spec.precision, dtype), 0)
+
+
+def all_axes(spec: ConvSpec, window: Array, part: Array, dtype: Any) -> Array:
+    """XLA widens a bfloat16 matrix that is to be transposed for a product; so written, it transposes it first."""
+    axes = tuple(range(window.ndim - 1))
+    return lax.dot_general(window, part, ((axes, axes), ((), ())), spec.precision, dtype)
