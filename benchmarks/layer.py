@@ -124,6 +124,10 @@ class Layer:
         """The same kind of problem, of a size that a direct sum in numpy takes milliseconds for."""
         return dataclasses.replace(self, case=reduce_case(self.case), examples=min(self.examples, 3))
 
+    def halved(self) -> Layer:
+        """A smaller problem of the same kind: half the size, half the channels or groups, a quarter of the batch."""
+        return dataclasses.replace(self, case=halve_case(self.case), examples=max(1, self.examples // 2))
+
     def at(self, *, batch: int, dtype: str) -> Layer:
         """The same layer with another batch and dtype, both in its name."""
         case = self.case
@@ -135,6 +139,7 @@ class Layer:
 # --- reduction --------------------------------------------------------------------------------------------------------
 
 LENGTH = {1: 160, 2: 14, 3: 7}  # longest axis that is kept, by the number of axes; longer than 128, where FFTs set in
+FEW = 16  # channels or groups from which half of them is a problem of the same kind
 SHORT = 7  # longest kernel that is kept as it is
 
 
@@ -153,6 +158,21 @@ def reduce_case(case: Case) -> Case:
     rhs_shape = (*taps, per_group, min(multiplier, 5 if groups == 1 else 4) * groups)
     spec = spec.replace(padding=padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, feature_groups=groups)
     return Case(case.name, lhs_shape, rhs_shape, spec)
+
+
+def halve_case(case: Case) -> Case:
+    """Taps, strides and padding stay; so do axes that the kernel would not fit into, halved, and a few channels."""
+    half = lambda channels: channels if channels < FEW else channels // 2
+    spec, (*kernel, per_group, features) = case.spec, case.rhs_shape
+    groups, outputs = spec.feature_groups, features // spec.feature_groups
+    if groups > 1:
+        groups = half(groups)
+    else:
+        per_group, outputs = half(per_group), half(outputs)
+    window = spec.window(case.rhs_shape)
+    space = [n if n // 2 < reach else -(-n // 2) for n, reach in zip(case.lhs_shape[1:-1], window, strict=True)]
+    lhs_shape = (max(1, case.lhs_shape[0] // 4), *space, per_group * groups)
+    return Case(case.name, lhs_shape, (*kernel, per_group, outputs * groups), spec.replace(feature_groups=groups))
 
 
 def _reduce_axis(

@@ -32,10 +32,16 @@ from convjax._core.primitive import convolve
 
 MOST_MACS = 1e11  # beyond, the zeros of a dilated input included, a naive loop takes minutes
 HOPELESS = 6.0  # estimates so many times the best one are not worth the time
+REDUCED = ", reduced"  # ends the name of a small likeness
 # What a problem costs that has next to nothing to compute.
 SMALL = tuple(
-    dataclasses.replace(small, case=dataclasses.replace(small.case, name=f"{small.name}, reduced"))
+    dataclasses.replace(small, case=dataclasses.replace(small.case, name=f"{small.name}{REDUCED}"))
     for small in (layer.reduced() for layer in LAYERS[::3])
+)
+HALVED = ", halved"  # ends the name of one of middling size, which are most of what a model has to generalise to
+MIDDLING = tuple(
+    dataclasses.replace(less, case=dataclasses.replace(less.case, name=f"{less.name}{HALVED}"))
+    for less in (layer.halved() for i, layer in enumerate(LAYERS) if i % 3 and max(layer.case.lhs_shape) < 2**14)
 )
 # Integers, which have no gradients, take XLA's slow path on CPUs.
 INTEGERS = tuple(
@@ -48,7 +54,7 @@ PROBLEMS = ("forward", "input_grad", "kernel_grad")
 
 def problems(filter_text: str = "") -> Iterator[tuple[str, str, Geometry]]:
     """Name of the layer, name of the problem, and the problem."""
-    for layer in (*LAYERS, *SMALL, *INTEGERS):
+    for layer in (*LAYERS, *MIDDLING, *SMALL, *INTEGERS):
         if filter_text.lower() in layer.name.lower():
             for problem in PROBLEMS if layer.dtype != "int32" else PROBLEMS[:1]:
                 yield layer.name, problem, geometry(layer, problem)
@@ -67,7 +73,7 @@ def geometry(layer: Layer, problem: str) -> Geometry:
 def candidates(g: Geometry, platform: str) -> list[str]:
     """What `auto` may take and may be the best: nothing that the model, where there is one, sees far behind."""
     model = cost.model(platform)
-    loops = set(PLAIN) - {"fft", "overlap_add"} if g.macs > MOST_MACS else set()
+    loops = set(PLAIN) - {"fft", "dft", "overlap_add"} if g.macs > MOST_MACS else set()
     names = [name for name in cost.admissible(g, platform) if name not in loops]
     least = {}
     for name in names:

@@ -12,7 +12,7 @@ import pytest
 
 import convjax
 from convjax._core import choose
-from convjax._core.algorithms import ALGORITHMS
+from convjax._core.algorithms import ALGORITHMS, KERNELS
 from convjax.testing import CASES, EMPTY_CASES, ERROR_CLASS, case
 
 X, W = (2, 9, 8, 6), (3, 3, 6, 4)
@@ -272,7 +272,7 @@ def test_explain_lists_every_candidate_with_its_verdict():
         for candidate in verdict.candidates:
             assert candidate.refusal == p.refusal(candidate.algorithm)
             assert candidate.algorithm in str(result)
-            assert (candidate.refusal or "") in str(result)
+            assert (candidate.refusal or "") in str(result) or candidate.elsewhere
             assert candidate.measured_ms is None
             if candidate.chosen:
                 assert f"{candidate.estimate_ms:.3g} ms" in verdict.why
@@ -311,7 +311,11 @@ def test_explain_computes_nothing():
 
 def test_explain_speaks_of_the_platform_asked_for():
     assert convjax.explain(X, W, platform="gpu").platform == "cuda"
-    assert convjax.explain(X, W, platform="tpu").platform == "tpu"
+    on_a_tpu = convjax.explain(X, W, platform="tpu")
+    assert on_a_tpu.platform == "tpu"
+    kernels = str(on_a_tpu).splitlines()[-1]
+    assert kernels == "kernels of other platforms, platform='cuda': " + ", ".join(n for n in KERNELS if "gpu" in n)
+    assert str(on_a_tpu).count("tpu_causal1d") == 3
     assert convjax.explain(X, W).platform == "cpu"
 
 

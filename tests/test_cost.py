@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from convjax._core import cost
+from convjax._core import cost, neighbours
 from convjax._core.algorithms import PORTABLE, REWRITES
 from convjax._core.algorithms.windows import MUCH_PADDING
 from convjax._core.collect import convolutions, gradients
@@ -95,6 +95,21 @@ def test_estimates_follow_the_constants():
     ((_, first), (_, second)) = PORTABLE["subpixel"].work(g).parts
     assert model.estimate("subpixel", g) == pytest.approx(2 + 1e-6 * (first.macs + second.macs))
     assert model.estimate("xla", g) is None
+
+
+def test_estimates_follow_what_neighbours_took():
+    """As much as they weigh on the same problem, half as much 0.97 units away, nothing but caution far away."""
+    c = case("", (1, 9, 8), (3, 8, 16), pads=1)
+    g = Geometry(c.spec, c.lhs_shape, c.rhs_shape, np.dtype(np.float32))
+    rows = [{"sizes": neighbours.sizes(g), "weights": {"taps": math.log(2), "fft": 1.0}}]
+    flat = {"fixed": 1e6, "macs": 0.0, "moved": 0.0, "steps": 0.0}
+    model = cost.CostModel({"taps": flat, "gemm": flat}, "cpu", rows)
+    assert model.estimates(g) == {"taps": pytest.approx(2), "gemm": pytest.approx(1)}
+    batch = round(math.exp(neighbours.UNIT * 0.97))
+    near = Geometry(c.spec, (batch, *g.lhs[1:]), g.rhs, g.dtype)
+    assert model.estimate("taps", near) == pytest.approx(math.sqrt(2) * math.exp(neighbours.CAUTION * 3 / 4), rel=0.02)
+    far = Geometry(c.spec, (10**9, 10**9, 8), (3, 8, 10**9), g.dtype)
+    assert model.estimate("taps", far) == pytest.approx(math.exp(neighbours.CAUTION), rel=1e-3)
 
 
 def test_a_special_case_without_constants_has_those_of_the_general_one():

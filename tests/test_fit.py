@@ -22,15 +22,15 @@ TRUTH = {
 }
 
 
-def measured(noise=0.0):
+def measured(noise=0.0, problems=60, seed=0):
     """Times that two algorithms would take by `TRUTH`, on problems of many sizes."""
-    rng, model, rows = np.random.default_rng(0), cost.CostModel(TRUTH, "cpu"), []
-    for i in range(60):
+    rng, model, rows = np.random.default_rng(seed), cost.CostModel(TRUTH, "cpu"), []
+    for i in range(problems):
         n, size, channels, features = (int(v) for v in rng.integers((1, 6, 1, 2), (9, 60, 96, 96)))
         c = case(f"layer {i}", (n, size, size, channels), (3, 3, channels, features), pads=1)
         g = Geometry(c.spec, c.lhs_shape, c.rhs_shape, np.dtype(np.float32))
         times = {name: model.estimate(name, g) * np.exp(noise * rng.standard_normal()) for name in TRUTH}
-        rows.append((c.name, g, times))
+        rows.append(((c.name,), g, times))
     return rows
 
 
@@ -43,6 +43,28 @@ def test_a_fit_predicts_what_was_measured(noise, within):
         model.estimate(name, g) / cost.CostModel(TRUTH, "cpu").estimate(name, g) for _, g, _ in rows for name in TRUTH
     ]
     assert np.abs(np.log(ratios)).mean() < within
+
+
+def test_what_the_formula_misses_is_learnt_from_neighbours():
+    """Products with few outputs at a fraction of the rate: no constants tell, problems alike do."""
+    slower = lambda rows: [(name, g, times | {"gemm": times["gemm"] * (1 + 20 / g.outputs)}) for name, g, times in rows]
+    model = fit.fit(slower(measured(problems=120)), "cpu")
+    formula = cost.CostModel(model.nanoseconds, "cpu")
+    unseen = slower(measured(problems=40, seed=1))
+    error = lambda m: np.abs([np.log(m.estimate("gemm", g) / times["gemm"]) for _, g, times in unseen]).mean()
+    assert error(model) < 0.6 * error(formula)
+
+
+def test_what_is_held_out_is_not_seen_under_another_name(monkeypatch):
+    rows = measured(problems=6)
+    rows[0] = (("layer 0", "layer 1 NCHW"), *rows[0][1:])
+    rows[3] = ((f"layer 0{sweep.REDUCED}",), *rows[3][1:])
+    seen = []
+    monkeypatch.setattr(fit, "fit", lambda rest, platform: seen.append(rest) or cost.CostModel(TRUTH, platform))
+    found = fit.held_out(rows, "cpu", 3)
+    assert len(found) == 5  # the small likeness is not judged
+    assert not {"layer 0", f"layer 0{sweep.REDUCED}"} & {layer for layers, *_ in seen[0] for layer in layers}
+    assert all(len(rest) < len(rows) for rest in seen)
 
 
 def test_regret_is_of_what_is_chosen_over_the_best():
@@ -91,8 +113,15 @@ def test_the_constants_are_those_of_the_sweep():
     rows, swept = fit.load(ROOT / "benchmarks" / "results" / "sweep-cpu.json")
     shipped = json.loads((ROOT / "convjax" / "_core" / "constants" / "cpu.json").read_text())
     assert swept["jaxlib"] == shipped["jaxlib"]
-    plain = fit.fit_kinds(rows, ["taps"], cost.CostModel({}, "cpu"), {})
+    assert any({"3x3 64->64 @56 N8", "3x3 64->64 @56 N8 NCHW"} == set(layers) for layers, *_ in rows)
+    assert len({g for _, g, _ in rows}) == len(rows)
+    platform = swept["platform"]
+    plain = fit.fit_kinds(rows, ["taps"], cost.CostModel({}, platform))
     for kind, constants in plain.items():
         assert shipped["nanoseconds"][kind] == pytest.approx(constants, rel=0.05), kind
+    weighed = fit.weigh(rows, ["taps"], cost.CostModel(shipped["nanoseconds"], platform))
+    for row, ours in zip(shipped["neighbours"], weighed, strict=True):
+        assert row["sizes"] == list(ours["sizes"])
+        assert row["weights"].get("taps", 0) == pytest.approx(ours["weights"].get("taps", 0), abs=1e-3)
     kinds = {ALGORITHMS[name].work(g).kind for _, g, times in rows for name in times}
     assert set(shipped["nanoseconds"]) == kinds

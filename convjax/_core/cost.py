@@ -1,20 +1,24 @@
 """The cost model: how long an algorithm takes on a problem, from its work and constants fitted to measurements.
 
-    time = fixed + macs * a + moved * b + steps * c + the estimates of the parts that a rewrite makes
+    formula = fixed + macs * a + moved * b + steps * c + the estimates of the parts that a rewrite makes
+    time = formula * what similar problems that were measured took over theirs (`convjax._core.neighbours`)
 
-The work of an algorithm is in its own file; `a`, `b`, `c` and `fixed` of each kind of work are in
-`constants/<platform>.json`, which `python -m benchmarks.fit` writes from a sweep over the benchmarks, with how well
-they predict what was held out. A platform without constants has no estimates.
+The work of an algorithm is in its own file; `a`, `b`, `c` and `fixed` of each kind of work, and the measured problems,
+are in `constants/<platform>.json`, which `python -m benchmarks.fit` writes from a sweep over the benchmarks, with how
+well they predict what was held out. A platform without constants has no estimates.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
+from collections.abc import Sequence
 from importlib import resources
 
 from convjax._core.algorithms import ALGORITHMS, REWRITES
 from convjax._core.geometry import Geometry, Work
+from convjax._core.neighbours import Neighbours, Row
 
 # A rewrite of a rewrite of a rewrite is looked at no further, which keeps an estimate below a few milliseconds.
 DEEPEST = 2
@@ -29,16 +33,27 @@ Constants = dict[str, dict[str, float]]
 class CostModel:
     """Estimates for one platform, each made once."""
 
-    def __init__(self, nanoseconds: Constants, platform: str) -> None:
-        self.nanoseconds, self.platform = nanoseconds, platform
+    def __init__(self, nanoseconds: Constants, platform: str, neighbours: Sequence[Row] = ()) -> None:
+        self.nanoseconds, self.platform, self.neighbours = nanoseconds, platform, neighbours
         self.estimate = functools.lru_cache(2**13)(self._estimate)
         self.estimates = functools.lru_cache(2**12)(self._estimates)
+        self.corrections = functools.lru_cache(2**12)(Neighbours(neighbours).corrections)
 
     def _estimate(self, name: str, geometry: Geometry, depth: int = 0) -> float | None:
         """Milliseconds that an algorithm that can serve will take; None where its kind of work was not measured."""
-        work = ALGORITHMS[name].work(geometry)
+        formula = self.formula(self.work(name, geometry), depth)
+        return None if formula is None else formula * math.exp(self.corrections(geometry).get(name, 0.0))
+
+    def formula(self, work: Work, depth: int = 0) -> float | None:
+        """Milliseconds before what similar problems say of them; the parts of a rewrite have been corrected."""
         constants, parts = self.constants(work.kind), self.of_parts(work, depth)
         return None if constants is None or parts is None else parts + own_time(work, constants)
+
+    def work(self, name: str, geometry: Geometry) -> Work:
+        return ALGORITHMS[name].work(geometry)
+
+    def admissible(self, geometry: Geometry) -> Sequence[str]:
+        return admissible(geometry, self.platform)
 
     def constants(self, kind: str) -> dict[str, float] | None:
         """Of this kind of work, else of the one that it is a special case of: "xla" for "xla, 3-D"."""
@@ -60,7 +75,7 @@ class CostModel:
 
     def _estimates(self, geometry: Geometry, depth: int = 0) -> dict[str, float]:
         """Of every algorithm that can serve, may be taken unasked, and has an estimate."""
-        names = admissible(geometry, self.platform) if self.nanoseconds else []
+        names = self.admissible(geometry) if self.nanoseconds else []
         made = {n: self.estimate(n, geometry, depth) for n in names if depth < DEEPEST or n not in REWRITES}
         return {name: ms for name, ms in made.items() if ms is not None}
 
@@ -69,7 +84,8 @@ class CostModel:
 def model(platform: str) -> CostModel:
     """The model of a platform, by the constants in the package; without any it knows nothing."""
     file = resources.files("convjax._core") / "constants" / f"{platform}.json"
-    return CostModel(json.loads(file.read_text())["nanoseconds"] if file.is_file() else {}, platform)
+    known = json.loads(file.read_text()) if file.is_file() else {"nanoseconds": {}}
+    return CostModel(known["nanoseconds"], platform, known.get("neighbours", ()))
 
 
 def own_time(work: Work, nanoseconds: dict[str, float]) -> float:
@@ -101,9 +117,9 @@ def reserve(name: str, geometry: Geometry) -> str | None:
         return f"fewer than {THIN} channels on one side leave its products next to nothing to multiply"
     if name == "winograd":
         return "its error is 25 times that of direct summation"
-    if name in ("winograd_f2", "fft", "overlap_add") and not geometry.may_mix:
+    if name in ("winograd_f2", "fft", "dft", "overlap_add") and not geometry.may_mix:
         return "its error is relative to the largest output, and precision='highest' asks for more"
     short = geometry.positions if geometry.is_kernel_gradient else geometry.taps
-    if name in ("fft", "overlap_add") and short < LONG:
+    if name in ("fft", "dft", "overlap_add") and short < LONG:
         return f"its error is relative to the largest output: taken unasked from {LONG} taps on"
     return None
