@@ -276,8 +276,8 @@ CASES: tuple[Case, ...] = (
     Streaming("2881 taps, 1 channel, 100 blocks of 36", 2881, 1, 36, 100),
     Streaming("4096 taps, 8 channels, 32 blocks of 256", 4096, 8, 256, 32),
     Streaming("48000 taps, 2 channels, 16 blocks of 256", 48000, 2, 256, 16),
-    Streaming("4096 taps, 8 -> 8 channels, 32 blocks of 256", 4096, 8, 256, 32, mixed=True),
-    Streaming("512 taps, 64 -> 64 channels, 32 blocks of 64", 512, 64, 64, 32, mixed=True),
+    Streaming("4096 taps, 8 channels mixed, 32 blocks of 256", 4096, 8, 256, 32, mixed=True),
+    Streaming("512 taps, 64 channels mixed, 32 blocks of 64", 512, 64, 64, 32, mixed=True),
 )
 
 

@@ -343,4 +343,4 @@ def test_equal_layers_share_one_function():
 
     text = jax.jit(network).lower(x, w).as_text()
     assert text.count("call @convjax(") == 5
-    assert text.count("func.func private @convjax") == 1
+    assert text.count("func.func private @convjax(") == 1

@@ -79,6 +79,8 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     lengths, most = circles(spec, lhs.shape, rhs.shape), most_groups(spec, lhs.shape, rhs.shape)
     starts = [lo for lo, _ in spec.padding]
     met = [inside(lo, d, n, m) for lo, d, n, m in zip(starts, spec.lhs_dilation, lhs.shape[1:], lengths, strict=False)]
+    if any(first == stop for first, stop in met):
+        return jnp.zeros(out_shape, result)  # all of the input is cropped away
     lhs_at = [[lo + i * d for i in range(*span)] for lo, d, span in zip(starts, spec.lhs_dilation, met, strict=True)]
     rhs_at = [[i * d for i in range(k)] for k, d in zip(rhs.shape, spec.rhs_dilation, strict=False)]
     out_at = [[i * s for i in range(n)] for n, s in zip(out_shape[1:], spec.strides, strict=False)]
