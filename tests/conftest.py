@@ -1,6 +1,7 @@
 """Settings that must precede the first use of jax: the CPU, as eight devices. Workers of pytest-xdist load this too."""
 
 import os
+import sys
 import tempfile
 
 FLAGS = (
@@ -35,6 +36,19 @@ AS_USERS_HAVE_IT = (
     "test_tiled",
     "test_variant_layers",
 )
+
+
+# Whole programs that take minutes: what they call is tested on every interpreter, they themselves on one.
+ON_PYTHON_3_11 = ("test_benchmarks", "test_notebooks")
+ON_NEWER_PYTHON = ("test_examples",)
+
+
+def pytest_collection_modifyitems(items):
+    elsewhere = ON_PYTHON_3_11 if sys.version_info >= (3, 12) else ON_NEWER_PYTHON
+    reason = "takes long, and runs on " + ("Python 3.11" if sys.version_info >= (3, 12) else "newer interpreters")
+    for item in items:
+        if item.path.name.startswith(elsewhere) and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason=f"{reason}: what it calls is tested on all"))
 
 
 @pytest.fixture(autouse=True)
