@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from benchmarks import aot_tpu, networks, report, variants
+from benchmarks import aot_tpu, networks, report, signals, variants
 from benchmarks.cases import LAYERS
 from benchmarks.sweep import problems
 from convjax._core.cost import admissible
@@ -18,7 +21,9 @@ from convjax._core.cost import admissible
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CONSTANTS = ROOT / "convjax" / "_core" / "constants"
+SWEPT = "sweep-cpu-avx2.json"  # on the machine of the other tables
 CLEARLY = 1.05  # as many times as long the next best must take
+NAMED = 4  # layers that are named of those where an algorithm wins
 
 
 def accuracy() -> str:
@@ -37,7 +42,7 @@ def accuracy() -> str:
 def wins() -> str:
     """For each algorithm the problems on which every other takes clearly longer."""
     best = defaultdict(list)
-    sweep = json.loads((RESULTS / "sweep-cpu.json").read_text())
+    sweep = json.loads((RESULTS / SWEPT).read_text())
     for layer, problem, geometry in problems():
         timings = sweep["times"].get(layer, {}).get(problem, {})
         times = sorted((timings[name][0], name) for name in admissible(geometry, "cpu") if name in timings)
@@ -48,8 +53,8 @@ def wins() -> str:
         by_problem = defaultdict(list)
         for problem, layer in won:
             by_problem[problem].append(layer)
-        rows += [[name, problem, str(len(layers)), "; ".join(layers)] for problem, layers in by_problem.items()]
-    return report.table(["algorithm", "problem", "wins", "layers"], rows)
+        rows += [[name, problem, str(len(layers)), "; ".join(layers[:NAMED])] for problem, layers in by_problem.items()]
+    return report.table(["algorithm", "problem", "wins", "such as"], rows)
 
 
 def speed() -> str:
@@ -64,19 +69,12 @@ def anchors() -> str:
     return report.summary(measured | {"records": [r for r in measured["records"] if r["layer"] in names]})
 
 
-def training() -> str:
-    """Training steps of networks."""
-    measured = json.loads((RESULTS / "networks-cpu.json").read_text())
-    machine, versions = measured["machine"], measured["versions"]
-    told = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax"))
-    return f"{machine['processor']} ({machine['cores']} cores), {told}.\n\n{networks.table(measured)}"
-
-
-def instead() -> str:
-    """What one writes in JAX where there is no operation for it."""
-    measured = json.loads((RESULTS / "variants-cpu.json").read_text())
-    machine, versions = measured["machine"], measured["versions"]
-    return f"{machine['processor']} ({machine['cores']} cores), jax {versions['jax']}.\n\n{variants.table(measured)}"
+def told(file: str, table: Callable[[Any], str], *versions: str) -> str:
+    """A table, under what it was measured on."""
+    measured = json.loads((RESULTS / file).read_text())
+    machine = measured["machine"]
+    those = ", ".join(f"{name} {measured['versions'][name]}" for name in versions)
+    return f"{machine['processor']} ({machine['cores']} cores), {those}.\n\n{table(measured)}"
 
 
 def tpu() -> str:
@@ -84,13 +82,14 @@ def tpu() -> str:
     return aot_tpu.document(json.loads((RESULTS / "aot-tpu.json").read_text()))
 
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "wins": wins,
     "speed": speed,
     "anchors": anchors,
-    "training": training,
-    "variants": instead,
+    "training": partial(told, "networks-cpu.json", networks.table, "jax", "flax"),
+    "variants": partial(told, "variants-cpu.json", variants.table, "jax"),
+    "signals": partial(told, "signals-cpu.json", signals.table, "jax", "scipy"),
     "tpu": tpu,
 }
 

@@ -1,7 +1,7 @@
 """Fit the cost model to a sweep, and say how well it chooses.
 
-    python -m benchmarks.fit --sweep benchmarks/results/sweep-cpu.json --out convjax/_core/constants/cpu.json \\
-        --tables convjax/_core/tables --each
+    python -m benchmarks.fit --sweep benchmarks/results/sweep-cpu-avx2.json \\
+        --out convjax/_core/constants/cpu-avx2.json --tables convjax/_core/tables --each --plot docs/choice.png
 
 For each kind of work, four positive constants that minimise the squared logarithm of formula over measurement, drawn
 to those of the kind that it is a special case of. Then, for each algorithm, a Gaussian process on what that leaves:
@@ -20,17 +20,18 @@ import collections
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import linalg
 from scipy.optimize import least_squares
 
+from benchmarks.report import COLOURS
 from benchmarks.sweep import HALVED, REDUCED, problems
 from convjax._core import cache
 from convjax._core.algorithms import ALGORITHMS, PLAIN, REVISION, REWRITES
-from convjax._core.choose import preferred
+from convjax._core.choose import WORTHWHILE_MS, preferred
 from convjax._core.cost import Constants, CostModel, admissible
 from convjax._core.geometry import Geometry, Work
 from convjax._core.measure import Timing
@@ -175,7 +176,7 @@ def regrets(measured: Measured, model: CostModel) -> list[tuple[float, str, str,
             continue
         estimates = model.estimates(geometry)
         allowed = {n: times[n] for n in known_admissible(geometry, model.platform) if n in times}
-        chosen = preferred({name: estimates[name] for name in allowed.keys() & estimates.keys()})
+        chosen = preferred({name: estimates[name] for name in allowed.keys() & estimates.keys()}, WORTHWHILE_MS)
         best = min(allowed, key=allowed.__getitem__)
         kind = "kernel gradient" if geometry.is_kernel_gradient else "forward or input gradient"
         found.append((allowed[chosen] / allowed[best], f"{layer}, {kind}", chosen, best))
@@ -193,21 +194,49 @@ def accuracy(found: Sequence[tuple[float, str, str, str]]) -> dict[str, float]:
     }
 
 
+def plot(regretted: Mapping[str, Sequence[tuple[float, str, str, str]]], device: str, path: Path) -> None:
+    """How many of the problems get an algorithm that takes at most so many times as long as the best."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, found), colour, style in zip(regretted.items(), COLOURS, ("-", "--"), strict=False):
+        ratios = sorted(ratio for ratio, *_ in found)
+        share = np.arange(1, len(ratios) + 1) / len(ratios)
+        axes.step([1, *ratios], [0, *share], where="post", color=colour, linestyle=style, label=name)
+    axes.set_xscale("log")
+    axes.set_xlim(left=1)
+    axes.set_xticks([1, 1.2, 1.5, 2, 3, 5, 10])
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("time of the chosen algorithm over that of the best")
+    axes.set_ylabel("problems, up to this ratio")
+    axes.set_title(device)
+    axes.grid(color="0.88", linewidth=0.6)
+    axes.legend(loc="lower right", title="layers of the suite")
+    figure.savefig(path, dpi=150)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit", description=__doc__.split("\n")[0])
     parser.add_argument("--sweep", type=Path, required=True, help="what benchmarks.sweep wrote")
     parser.add_argument("--out", type=Path, help="where the constants go; nowhere if not given")
     parser.add_argument("--tables", type=Path, help="the folder where the measurements go that ship with the package")
     parser.add_argument("--each", action="store_true", help="also hold out one layer at a time")
+    parser.add_argument("--plot", type=Path, help="draw how far choices are from the best")
     parser.add_argument("--worst", type=int, default=10, help="how many of the worst choices to print")
     args = parser.parse_args(argv)
     measured, sweep = load(args.sweep)
     platform, layers = sweep["platform"], len({whole(layers[0]) for layers, *_ in measured})
     final, thirds = fit(measured, platform), held_out(measured, platform, 3)
+    seen = regrets(measured, final)
     report = {"held out": accuracy(thirds)}
     if args.each:
         report["each held out"] = accuracy(held_out(measured, platform, layers))
-    report["all"] = accuracy(regrets(measured, final))
+    report["all"] = accuracy(seen)
     for name, numbers in report.items():
         print(f"{name}: " + ", ".join(f"{what} {number}" for what, number in numbers.items()))
     for ratio, problem, chosen, best in thirds[: args.worst]:
@@ -216,6 +245,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         content = {"jaxlib": sweep["jaxlib"], "accuracy": report, "nanoseconds": final.nanoseconds}
         rows = ",\n".join(f"  {json.dumps(row)}" for row in final.neighbours)  # one a line
         args.out.write_text(json.dumps(content, indent=1)[:-2] + f',\n "neighbours": [\n{rows}\n ]\n}}\n')
+    if args.plot:
+        plot({"held out": thirds, "all": seen}, sweep["device"], args.plot)
     if args.tables:
         args.tables.mkdir(exist_ok=True)
         versions = {f"jaxlib {sweep['jaxlib']}, revision {REVISION}": table(measured)}

@@ -7,6 +7,8 @@ returns the reason instead.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,6 +67,19 @@ def program(layer: Layer, mode: str, conv: Conv) -> Callable[[Any, Any, Any], tu
     return jax.vmap(one, in_axes=layer.axes) if layer.vmap else one
 
 
+# What a program says of its source: names, and tables of files and functions.
+ORIGIN = r", metadata={[^}]*}|^HloModule .*$|^(FileNames|FunctionNames|StackFrames|FileLocations)\n(.+\n)*"
+
+
+def fingerprint(program: str) -> str:
+    """The same for programs that do the same, whatever their operations are called and wherever they come from."""
+    names: dict[str, str] = {}
+    program = re.sub(ORIGIN, "", program, flags=re.MULTILINE)
+    program = re.sub(r"\b[\w.-]+: (?=\(?\w+\[)", "", program)  # parameters, where a computation begins
+    program = re.sub(r"%[\w.-]+", lambda found: names.setdefault(found[0], f"%{len(names)}"), program)
+    return hashlib.sha1(program.encode()).hexdigest()[:12]
+
+
 def jax_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray], conv: Conv) -> Peer:
     arrays = [jnp.asarray(a) for a in operands]
     start = time.perf_counter()
@@ -72,6 +87,7 @@ def jax_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray], conv: Conv
     traced = time.perf_counter()
     compiled = lowered.compile()
     facts = {"trace_s": traced - start, "compile_s": time.perf_counter() - traced}
+    facts["program"] = fingerprint(compiled.as_text())
     memory = compiled.memory_analysis()
     if memory is not None:
         facts["temp_bytes"] = memory.temp_size_in_bytes

@@ -13,6 +13,7 @@ Record = dict[str, Any]
 # Okabe and Ito, Color universal design, 2008: told apart with any colour vision; markers tell as much without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+TO_COMPILE = ("trace_s", "compile_s")
 NAMED = 8  # cases without a time that are listed for one reason
 
 
@@ -42,14 +43,22 @@ def names_of(measured: Measured) -> tuple[str, list[str]]:
 
 
 def ratios(measured: Measured, mode: str, name: str) -> dict[str, float]:
-    """By layer, how many times longer `name` takes than the first algorithm, where both have a time."""
+    """By layer, how many times longer `name` takes than the first algorithm, where both have a time.
+
+    1 where both compiled to the same program, whose two times would only tell of the machine's noise.
+    """
     base, _ = names_of(measured)
     found = {}
     for record in measured["records"]:
         ours, theirs = milliseconds(record, base), milliseconds(record, name)
         if record["mode"] == mode and ours and theirs:
-            found[record["layer"]] = theirs / ours
+            found[record["layer"]] = 1.0 if same_program(record, base, name) else theirs / ours
     return found
+
+
+def same_program(record: Record, *names: str) -> bool:
+    programs = {record["contenders"][name].get("program") for name in names}
+    return len(programs) == 1 and None not in programs
 
 
 def heading(measured: Measured) -> str:
@@ -84,13 +93,42 @@ def summary(measured: Measured) -> str:
         for mode in modes:
             cells += [_number(time.get((layer, mode))), *(_number(ratio[mode, n].get(layer)) for n in others)]
         rows.append(cells)
-    means = [
-        f"Geometric mean of {name} / {ours}, {mode}: {_geometric_mean(found.values()):.3g} over {len(found)} layers; "
-        f"least: {min(found.values()):.3g} ({min(found, key=lambda layer: found[layer])})."
-        for (mode, name), found in ratio.items()
-        if found
-    ]
+    means = [text for mode in modes for name in others for text in _means(measured, mode, name, ratio[mode, name])]
+    means += [text for mode in modes if "lax" in others for text in _beside_lax(measured, mode)]
     return "\n\n".join([heading(measured), table(head, rows), "\n".join(means)]).rstrip()
+
+
+def _means(measured: Measured, mode: str, name: str, ratio: dict[str, float]) -> Iterator[str]:
+    """A sentence for each dtype."""
+    base, _ = names_of(measured)
+    ours = "convjax" if base == "auto" else base
+    records = {r["layer"]: r for r in measured["records"] if r["mode"] == mode and r["layer"] in ratio}
+    for dtype in dict.fromkeys(r["dtype"] for r in records.values()):
+        found = {layer: ratio[layer] for layer, r in records.items() if r["dtype"] == dtype}
+        same = sum(same_program(records[layer], base, name) for layer in found)
+        yield (
+            f"Geometric mean of {name} / {ours}, {mode}, {dtype}: {_geometric_mean(found.values()):.3g} over "
+            f"{len(found)} layers{f', {same} of which run the same program' if same else ''}; "
+            f"least: {min(found.values()):.3g} ({min(found, key=lambda layer: found[layer])})."
+        )
+
+
+def _beside_lax(measured: Measured, mode: str) -> Iterator[str]:
+    """What else is asked of an algorithm: memory, and the time until it runs."""
+    base, _ = names_of(measured)
+    memory, compiling = {}, {}
+    for record in measured["records"]:
+        ours, lax = (record.get("contenders", {}).get(name, {}) for name in (base, "lax"))
+        if record["mode"] == mode and all("ms" in entry and "temp_bytes" in entry for entry in (ours, lax)):
+            layer, moved = record["layer"], record["bytes"]
+            memory[layer] = (moved + ours["temp_bytes"]) / (moved + lax["temp_bytes"])
+            compiling[layer] = sum(ours[key] for key in TO_COMPILE) / sum(lax[key] for key in TO_COMPILE)
+    whats = {"Memory (operands, results, temporaries)": memory, "Time to trace and compile": compiling}
+    for what, found in whats.items():
+        if found:
+            most = max(found, key=lambda layer: found[layer])
+            mean = _geometric_mean(found.values())
+            yield f"{what} over that of lax, {mode}: {mean:.3g}, at most {found[most]:.3g} ({most})."
 
 
 def markdown(measured: Measured) -> str:

@@ -1,6 +1,6 @@
 """Time every algorithm on every problem of the suite, forward and both gradients each on its own.
 
-    python -m benchmarks.sweep --json benchmarks/results/sweep-cpu.json [--filter TEXT]
+    python -m benchmarks.sweep --json benchmarks/results/sweep-cpu-avx2.json [--filter TEXT]
 
 What `benchmarks.fit` fits the cost model to. A sweep that is stopped goes on where it was. The parts of a rewrite are
 served by what the model in force says: on a new platform sweep and fit once for the plain algorithms, and once more.

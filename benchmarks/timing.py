@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from convjax._core import processor
 
 Run = Callable[[], Any]  # computes, and returns when it is done
 
@@ -86,17 +86,6 @@ def machine() -> dict[str, Any]:
     return {
         "platform": device.platform,
         "device": device.device_kind,
-        "processor": _processor(),
+        "processor": ", ".join(filter(None, (processor.model(), processor.vectors()))),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
-
-
-def _processor() -> str:
-    """The CPU's own name where Linux tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

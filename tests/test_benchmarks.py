@@ -7,6 +7,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -343,8 +344,14 @@ def test_ratios_are_of_layers_that_both_have():
     one = {"ms": 1.0}
     contenders = [{"auto": one, "lax": {"ms": 2.0}}, {"auto": one, "lax": {"ms": 8.0}}]
     contenders += [{"auto": one, "lax": {"left_out": "too slow"}}, {"auto": {"failed": "x"}, "lax": one}]
-    records = [{"layer": str(i), "mode": "forward", "contenders": c} for i, c in enumerate(contenders)]
-    records.append({"layer": "5", "mode": "forward", "failed": "x"})
+    contenders += [{"auto": one | {"program": "p"}, "lax": {"ms": 5.0, "program": "p"}}]
+    contenders += [{"auto": one, "lax": {"ms": 3.0}}]
+    dtypes = ["float32"] * 5 + ["bfloat16"]
+    records = [
+        {"layer": str(i), "mode": "forward", "dtype": dtype, "contenders": c}
+        for i, (c, dtype) in enumerate(zip(contenders, dtypes, strict=True))
+    ]
+    records.append({"layer": "6", "mode": "forward", "dtype": "float32", "failed": "x"})
     measured = {
         "settings": {"algorithms": ["auto"], "peers": ["lax"], "mode": ["forward"]},
         "machine": dict(processor="p", cores=2, device="cpu"),
@@ -352,8 +359,46 @@ def test_ratios_are_of_layers_that_both_have():
         "ceilings": dict(dot_gflops={"float32": 1.0}, copy_gbs=1.0),
         "records": records,
     }
-    assert report.ratios(measured, "forward", "lax") == {"0": 2.0, "1": 8.0}
-    assert "Geometric mean of lax / convjax, forward: 4 over 2 layers; least: 2 (0)." in report.summary(measured)
+    assert report.ratios(measured, "forward", "lax") == {"0": 2.0, "1": 8.0, "4": 1.0, "5": 3.0}
+    means = report.summary(measured).splitlines()[-2:]
+    mean, same = f"{16 ** (1 / 3):.3g}", "1 of which run the same program"
+    assert means[0] == f"Geometric mean of lax / convjax, forward, float32: {mean} over 3 layers, {same}; least: 1 (4)."
+    assert means[1] == "Geometric mean of lax / convjax, forward, bfloat16: 3 over 1 layers; least: 3 (5)."
+
+
+def test_programs_are_the_same_whatever_their_operations_are_called():
+    x = jnp.ones((2, 3))
+    program = lambda fn: peers.fingerprint(jax.jit(fn).lower(x).compile().as_text())
+
+    def double(y):
+        with jax.named_scope("double"):
+            return jnp.sin(y) * 2
+
+    assert program(lambda x: jnp.sin(x) * 2) == program(double)
+    assert program(double) != program(lambda x: jnp.sin(x) * 3)
+    assert program(double) != program(lambda x: jnp.cos(x) * 2)
+
+
+@pytest.mark.parametrize("name", ["3x3 64->64 @56 N8", "3x3/2 128->128 @56 N8", "3x3 64->64 @56 N8 NCHW"])
+def test_what_is_left_to_xla_is_the_program_of_lax(name):
+    layer = next(layer for layer in LAYERS if layer.name == name).reduced()
+    found = [peers.offer(who, layer, "forward", layer.operands(), 1.0) for who in ("xla", "lax", "taps")]
+    ours, lax, taps = (peer.facts["program"] for peer in found if isinstance(peer, peers.Peer))
+    assert ours == lax != taps
+
+
+def test_memory_and_compilation_stand_beside_lax():
+    entry = lambda temp, trace, compile_s: dict(ms=1.0, temp_bytes=temp, trace_s=trace, compile_s=compile_s)
+    contenders = [{"auto": entry(100, 0.5, 0.5), "lax": entry(0, 0.2, 0.3)}, {"auto": entry(0, 1, 1), "lax": {"ms": 1}}]
+    records = [
+        {"layer": str(i), "mode": "train", "bytes": 100, "dtype": "float32", "contenders": c}
+        for i, c in enumerate(contenders)
+    ]
+    measured = {"settings": {"algorithms": ["auto"], "peers": ["lax"]}, "records": records}
+    assert list(report._beside_lax(measured, "train")) == [
+        "Memory (operands, results, temporaries) over that of lax, train: 2, at most 2 (0).",
+        "Time to trace and compile over that of lax, train: 2, at most 2 (0).",
+    ]
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

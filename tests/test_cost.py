@@ -131,6 +131,16 @@ def test_a_platform_that_was_not_measured_has_no_estimates():
     assert cost.model("a platform of the future").estimates(g) == {}
 
 
+@pytest.mark.parametrize(
+    ("vectors", "name"), [("AVX-512", "cpu-avx-512"), ("AVX2", "cpu-avx2"), ("NEON", "cpu-avx2"), ("", "cpu-avx2")]
+)
+def test_a_cpu_has_the_constants_of_its_vectors(vectors, name, monkeypatch):
+    """Those of AVX2 where none were measured."""
+    monkeypatch.setattr(cost.processor, "vectors", lambda: vectors)
+    file = resources.files("convjax._core") / "constants" / f"{name}.json"
+    assert cost.model.__wrapped__("cpu").nanoseconds == json.loads(file.read_text())["nanoseconds"]
+
+
 def test_the_constants_of_the_cpu_cover_the_cases():
     known = cost.model("cpu").nanoseconds
     for problem, g in problems():
@@ -141,8 +151,9 @@ def test_the_constants_of_the_cpu_cover_the_cases():
         assert all(math.isfinite(value) and value >= 0 for value in c.values()), kind
 
 
-def test_the_constants_say_how_well_they_choose():
-    file = resources.files("convjax._core") / "constants" / "cpu.json"
+@pytest.mark.parametrize("name", ["cpu-avx-512", "cpu-avx2"])
+def test_the_constants_say_how_well_they_choose(name):
+    file = resources.files("convjax._core") / "constants" / f"{name}.json"
     held_out = json.loads(file.read_text())["accuracy"]["held out"]
     assert held_out["problems"] > 100
     assert 1 <= held_out["geometric mean"] <= held_out["worst"]

@@ -101,6 +101,12 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert path.read_text() == first
 
 
+def test_the_plot_shows_how_far_choices_are_from_the_best(tmp_path):
+    path = tmp_path / "choice.png"
+    fit.plot({"held out": [(2.0, "", "a", "b"), (1.0, "", "a", "a")], "all": [(1.0, "", "a", "a")]}, "a device", path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/algorithms.md"])
 def test_pages_say_what_the_json_says(page):
     text = (ROOT / page).read_text()
@@ -108,10 +114,11 @@ def test_pages_say_what_the_json_says(page):
     assert "<!-- begin" in text
 
 
-def test_the_constants_are_those_of_the_sweep():
+@pytest.mark.parametrize("name", ["cpu-avx-512", "cpu-avx2"])
+def test_the_constants_are_those_of_the_sweep(name):
     """Fitting again gives what is shipped."""
-    rows, swept = fit.load(ROOT / "benchmarks" / "results" / "sweep-cpu.json")
-    shipped = json.loads((ROOT / "convjax" / "_core" / "constants" / "cpu.json").read_text())
+    rows, swept = fit.load(ROOT / "benchmarks" / "results" / f"sweep-{name}.json")
+    shipped = json.loads((ROOT / "convjax" / "_core" / "constants" / f"{name}.json").read_text())
     assert swept["jaxlib"] == shipped["jaxlib"]
     assert any({"3x3 64->64 @56 N8", "3x3 64->64 @56 N8 NCHW"} == set(layers) for layers, *_ in rows)
     assert len({g for _, g, _ in rows}) == len(rows)

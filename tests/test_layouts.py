@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -182,3 +183,51 @@ def test_a_layout_that_moves_nothing_adds_no_operation():
 
     assert "transpose" not in operations("NHWC") + operations("channels_last")
     assert operations("NCHW", "NCHW").count("transpose") == 2
+
+
+# --- channels first, on CPUs ------------------------------------------------------------------------------------------
+
+FIRST = {1: ("NCW", "OIW", "NCW"), 2: ("NCHW", "OIHW", "NCHW"), 3: ("NCDHW", "OIDHW", "NCDHW")}
+TAPS = dict(algorithm={"forward": "taps", "input_grad": "taps", "kernel_grad": "offsets"})
+
+
+def step(layout, groups):
+    """Output and both gradients of a layer."""
+    conv = functools.partial(convjax.conv, layout=layout, groups=groups, **TAPS)
+    return lambda x, w, ct: (lambda y, pullback: (y, *pullback(ct)))(*jax.vjp(conv, x, w))
+
+
+@pytest.mark.parametrize("layout", [*FIRST.values(), "channels_first"], ids=str)
+def test_sums_of_taps_are_written_where_the_caller_has_them(layout):
+    """XLA would have them read columns and write channels last, for the sake of the kernel gradient, and then copy."""
+    ndim = len(layout[0]) - 2 if isinstance(layout, tuple) else 2
+    space = (10, 9, 8)[:ndim]
+    x, w = np.ones((2, 16, *space), np.float32), np.ones((16, 1, *(3,) * ndim), np.float32)
+    w = w if isinstance(layout, tuple) else np.moveaxis(w, (0, 1), (-1, -2))
+    program = jax.jit(step(layout, 16)).lower(x, w, x).compile().as_text()
+    entry = program[program.index("ENTRY") :]
+    made = re.findall(rf"= f32\[{','.join(map(str, x.shape))}\]{{(.*?)}} (?:fusion|copy|transpose)", entry)
+    assert made == [",".join(map(str, reversed(range(x.ndim))))] * 2  # the output and the gradient, nothing beside them
+
+
+@pytest.mark.parametrize("layout", FIRST.values(), ids=str)
+def test_channels_first_gives_what_channels_last_gives(layout):
+    ndim = len(layout[0]) - 2
+    rng = np.random.default_rng(0)
+    x, ct = (rng.standard_normal((2, 8, *(7, 6, 5)[:ndim])).astype(np.float32) for _ in range(2))
+    w = rng.standard_normal((8, 1, *(3,) * ndim)).astype(np.float32)
+    last = lambda a: np.moveaxis(a, 1, -1)
+    y, dx, dw = jax.jit(step(layout, 8))(x, w, ct)
+    expected = jax.jit(step("channels_last", 8))(last(x), np.moveaxis(w, (0, 1), (-1, -2)), last(ct))
+    for found, known in zip((last(y), last(dx), np.moveaxis(dw, (0, 1), (-1, -2))), expected, strict=True):
+        close(found, known)
+
+
+def test_channels_first_maps_batches_and_exports():
+    conv = functools.partial(convjax.conv, layout="NCHW", groups=4, **TAPS)
+    x, w = np.moveaxis(X, -1, 1), np.ones((3, 3, 1, 4), np.float32)
+    one = conv(x, w)
+    close(jax.vmap(conv, in_axes=(0, None))(x[:, None], w)[:, 0], one)
+    close(jax.vmap(conv)(x[:, None], np.stack([w, w]))[:, 0], one)
+    exported = jax.export.export(jax.jit(conv))(x, w)
+    close(jax.export.deserialize(exported.serialize()).call(x, w), one)

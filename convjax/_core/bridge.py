@@ -52,6 +52,12 @@ def orders(numbers: lax.ConvDimensionNumbers) -> tuple[Order, Order, Order]:
     return (lhs[0], *lhs[2:], lhs[1]), (*rhs[2:], rhs[1], rhs[0]), (out[0], *out[2:], out[1])
 
 
+def is_channels_first(to_lhs: Order, to_out: Order, batch_ndim: int = 1) -> bool:
+    """Whether these permutations, to channels-last, are those of `(*batch, C, *space)`."""
+    n, b = len(to_lhs), batch_ndim
+    return n > b + 1 and to_lhs == to_out == (*range(b), *range(b + 1, n), b)
+
+
 def inverse(order: Order) -> Order:
     return tuple(int(i) for i in np.argsort(order))
 

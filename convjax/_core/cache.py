@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jaxlib
 
+from convjax._core import processor
 from convjax._core.algorithms import ALGORITHMS, REVISION
 from convjax._core.geometry import Geometry
 
@@ -58,21 +59,8 @@ def _by(sizes: tuple[int, ...]) -> str:
 
 
 def device_kind(device: jax.Device) -> str:
-    """What measurements hold for. JAX calls every CPU "cpu", so its model and cores are added."""
-    if device.platform != "cpu":
-        return device.device_kind
-    return f"{_cpu_model()}, {os.cpu_count()} cores"
-
-
-@functools.cache
-def _cpu_model() -> str:
-    import platform
-
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:  # not Linux
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    """What measurements hold for."""
+    return processor.kind() if device.platform == "cpu" else device.device_kind
 
 
 def folder() -> Path:

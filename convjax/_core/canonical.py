@@ -41,7 +41,8 @@ class Problem:
         return output_dtype(self.spec, self.lhs.dtype)
 
     def run(self) -> Array:
-        return self.layout.restore(convolve(self.lhs, self.rhs, self.spec), self.batch)
+        spec = self.spec.replace(channels_first=self.layout.is_channels_first)
+        return self.layout.restore(convolve(self.lhs, self.rhs, spec), self.batch)
 
 
 def read(where: str, x: Any, w: Any, *, groups: Any, layout: Any) -> tuple[Array, Array, int, Layout, tuple[int, ...]]:

@@ -4,8 +4,9 @@
     time = formula * what similar problems that were measured took over theirs (`convjax._core.neighbours`)
 
 The work of an algorithm is in its own file; `a`, `b`, `c` and `fixed` of each kind of work, and the measured problems,
-are in `constants/<platform>.json`, which `python -m benchmarks.fit` writes from a sweep over the benchmarks, with how
-well they predict what was held out. A platform without constants has no estimates.
+are in `constants/<platform>.json`, on CPUs `constants/cpu-<vector instructions>.json`. `python -m benchmarks.fit`
+writes them from a sweep over the benchmarks, with how well they predict what was held out. A platform without constants
+has no estimates.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 from collections.abc import Sequence
 from importlib import resources
 
+from convjax._core import processor
 from convjax._core.algorithms import ALGORITHMS, REWRITES
 from convjax._core.geometry import Geometry, Work
 from convjax._core.neighbours import Neighbours, Row
@@ -24,6 +26,8 @@ from convjax._core.neighbours import Neighbours, Row
 DEEPEST = 2
 # Taps from which the rounding of direct summation is no smaller than that of a transform.
 LONG = 128
+# Whose constants serve CPUs that were not measured: eight lanes are nearer to NEON's four than sixteen.
+NARROW = "AVX2"
 # Channels from which a matrix product for each tap was ever the best; 3 took ten times as long as patches.
 THIN = 8
 
@@ -83,9 +87,16 @@ class CostModel:
 @functools.cache
 def model(platform: str) -> CostModel:
     """The model of a platform, by the constants in the package; without any it knows nothing."""
-    file = resources.files("convjax._core") / "constants" / f"{platform}.json"
-    known = json.loads(file.read_text()) if file.is_file() else {"nanoseconds": {}}
+    found = (resources.files("convjax._core") / "constants" / name for name in file_names(platform))
+    known = next((json.loads(file.read_text()) for file in found if file.is_file()), {"nanoseconds": {}})
     return CostModel(known["nanoseconds"], platform, known.get("neighbours", ()))
+
+
+def file_names(platform: str) -> list[str]:
+    """Of the constants that may serve, the best first: on a CPU those of its own vector instructions."""
+    if platform != "cpu":
+        return [f"{platform}.json"]
+    return [f"cpu-{vectors.lower()}.json" for vectors in (processor.vectors(), NARROW) if vectors]
 
 
 def own_time(work: Work, nanoseconds: dict[str, float]) -> float:

@@ -27,6 +27,10 @@ class Layout:
     out: tuple[int, ...]
     batch_ndim: int
 
+    @property
+    def is_channels_first(self) -> bool:
+        return bridge.is_channels_first(self.lhs, self.out, self.batch_ndim)
+
     def with_canonical_kernel(self) -> Layout:
         """The same for `x` and the result, with a kernel that is in order already."""
         return dataclasses.replace(self, rhs=tuple(range(len(self.rhs))))

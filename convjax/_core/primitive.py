@@ -18,7 +18,7 @@ from jax.interpreters import ad, batching
 
 from convjax._core import compat
 from convjax._core.arrange import merge_axes, split_axis
-from convjax._core.bridge import inverse, lax_params, orders, transpose
+from convjax._core.bridge import inverse, is_channels_first, lax_params, orders, transpose
 from convjax._core.spec import ConvSpec
 
 conv_p = Primitive("convjax_conv")
@@ -33,6 +33,7 @@ def convolve(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
 def convolve_ordered(lhs: Array, rhs: Array, numbers: lax.ConvDimensionNumbers, spec: ConvSpec) -> Array:
     """`convolve` operands whose axes are in the order that lax's `numbers` say."""
     to_lhs, to_rhs, to_out = orders(numbers)
+    spec = spec.replace(channels_first=is_channels_first(to_lhs, to_out))
     return transpose(convolve(transpose(lhs, to_lhs), transpose(rhs, to_rhs), spec), inverse(to_out))
 
 
@@ -105,6 +106,7 @@ def _batch(args: tuple[Array, Array], axes: tuple[int | None, int | None], *, sp
         lhs = move_into(lhs, lhs_axis, 0, spec.batch_groups)
         return move_out(convolve(lhs, rhs, spec), 0, size), 0
     size = rhs.shape[rhs_axis]
+    spec = spec.replace(channels_first=False)  # examples come among the features
     if lhs_axis is None:
         rhs = move_into(rhs, rhs_axis, features, spec.groups)
         return move_out(convolve(lhs, rhs, spec), features, size, spec.groups), 0

@@ -55,6 +55,8 @@ class ConvSpec:
       precision: as `jax.lax` takes it, canonical (None or a pair of `jax.lax.Precision`).
       preferred_element_type: dtype of the output; None means that of the input.
       algorithms: names for this problem, its gradient in the input, its gradient in the kernel.
+      channels_first: whether input and output lie in the caller's memory with channels before space.
+      in_memory: whether the operands are known to lie in memory; else XLA may compute them anew wherever they are read.
     """
 
     strides: Shape
@@ -66,6 +68,8 @@ class ConvSpec:
     precision: Any = None
     preferred_element_type: np.dtype | None = None
     algorithms: tuple[str, str, str] = ("auto", "auto", "auto")
+    channels_first: bool = False
+    in_memory: bool = False
 
     @property
     def ndim(self) -> int:
@@ -82,7 +86,7 @@ class ConvSpec:
 
     def auto(self, **changes: Any) -> ConvSpec:
         """The spec of a part of this problem: what a rewrite hands back to the chooser."""
-        return self.replace(algorithms=("auto", "auto", "auto"), **changes)
+        return self.replace(algorithms=("auto", "auto", "auto"), channels_first=False, **changes)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
@@ -155,6 +159,7 @@ class ConvSpec:
             feature_groups=self.batch_groups,
             batch_groups=self.feature_groups,
             algorithms=(rhs, lhs, this),
+            channels_first=False,
         )
 
     # --- cost --------------------------------------------------------------------------------------------------------
