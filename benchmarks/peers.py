@@ -86,8 +86,8 @@ def jax_peer(layer: Layer, mode: str, operands: Sequence[np.ndarray], conv: Conv
     lowered = jax.jit(program(layer, mode, conv)).lower(*arrays)
     traced = time.perf_counter()
     compiled = lowered.compile()
-    facts = {"trace_s": traced - start, "compile_s": time.perf_counter() - traced}
-    facts["program"] = fingerprint(compiled.as_text())
+    facts: dict[str, Any] = {"trace_s": traced - start, "compile_s": time.perf_counter() - traced}
+    facts["program"] = fingerprint(compiled.as_text() or "")
     memory = compiled.memory_analysis()
     if memory is not None:
         facts["temp_bytes"] = memory.temp_size_in_bytes

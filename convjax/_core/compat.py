@@ -62,7 +62,7 @@ VIEWS = {"stablehlo.reshape", "stablehlo.transpose"}
 
 
 def in_memory(value: Any) -> bool:
-    """Whether an operand of a lowering is known to lie in memory: an argument of the program, or one that is written."""
+    """Whether an operand of a lowering is known to lie in memory: an argument of the program, or what is written."""
     owner = value.owner
     if isinstance(owner, ir.Block):
         parent = owner.owner

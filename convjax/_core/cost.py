@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 from convjax._core import processor
 from convjax._core.algorithms import ALGORITHMS, REWRITES
@@ -88,7 +89,7 @@ class CostModel:
 def model(platform: str) -> CostModel:
     """The model of a platform, by the constants in the package; without any it knows nothing."""
     found = (resources.files("convjax._core") / "constants" / name for name in file_names(platform))
-    known = next((json.loads(file.read_text()) for file in found if file.is_file()), {"nanoseconds": {}})
+    known: dict[str, Any] = next((json.loads(f.read_text()) for f in found if f.is_file()), {"nanoseconds": {}})
     return CostModel(known["nanoseconds"], platform, known.get("neighbours", ()))
 
 
