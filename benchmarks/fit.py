@@ -29,9 +29,8 @@ from scipy.optimize import least_squares
 
 from benchmarks.report import COLOURS
 from benchmarks.sweep import HALVED, REDUCED, problems
-from convjax._core import cache
+from convjax._core import cache, choose
 from convjax._core.algorithms import ALGORITHMS, PLAIN, REVISION, REWRITES
-from convjax._core.choose import WORTHWHILE_MS, preferred
 from convjax._core.cost import Constants, CostModel, admissible
 from convjax._core.geometry import Geometry, Work
 from convjax._core.measure import Timing
@@ -176,7 +175,8 @@ def regrets(measured: Measured, model: CostModel) -> list[tuple[float, str, str,
             continue
         estimates = model.estimates(geometry)
         allowed = {n: times[n] for n in known_admissible(geometry, model.platform) if n in times}
-        chosen = preferred({name: estimates[name] for name in allowed.keys() & estimates.keys()}, WORTHWHILE_MS)
+        known = {name: estimates[name] for name in allowed.keys() & estimates.keys()}
+        chosen = choose.preferred(known, choose.WORTHWHILE_MS)
         best = min(allowed, key=allowed.__getitem__)
         kind = "kernel gradient" if geometry.is_kernel_gradient else "forward or input gradient"
         found.append((allowed[chosen] / allowed[best], f"{layer}, {kind}", chosen, best))
