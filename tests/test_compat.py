@@ -56,27 +56,6 @@ def test_the_convolution_primitive_of_lax():
     assert isinstance(numbers, lax.ConvDimensionNumbers)
 
 
-def test_operands_that_are_in_memory_are_told_from_those_that_are_computed():
-    seen = {}
-
-    def rule(ctx, x, w, **params):
-        seen[ctx.avals_in[1].shape[-1]] = compat.in_memory(x)
-        return original(ctx, x, w, **params)
-
-    conv = lambda x, features: lax.conv_general_dilated(x, jnp.ones((3, 3, features)), **bridge.lax_params(SPEC))
-
-    def program(x, a):
-        matrix_product = jnp.swapaxes(jnp.swapaxes(x, 1, 2) @ a, 1, 2)
-        here = conv(x, 1), conv(matrix_product, 2), conv(jnp.sin(x), 3), conv(jnp.flip(x).reshape(2, 9, 3), 4)
-        return here, jax.jit(lambda x: conv(x, 5))(x)
-
-    original = compat.lowering_rule(compat.LAX_CONV, "cpu")
-    with compat.lax_lowering({"cpu": rule}):
-        mlir.register_lowering(compat.LAX_CONV, rule, platform="cpu", cacheable=False)
-        jax.jit(program).lower(np.ones((2, 9, 3), np.float32), np.ones((9, 9), np.float32))
-    assert seen == {1: True, 2: True, 3: False, 4: False, 5: False}
-
-
 def test_what_jax_export_lowers_is_told_from_the_rest():
     run = jax.jit(lambda x, w: lax.conv_general_dilated(x, w, **bridge.lax_params(SPEC)))
     ((plain, _),) = seen_while_lowering(run, *SHAPES)

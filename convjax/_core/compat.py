@@ -13,7 +13,6 @@ from typing import Any
 import jax
 from jax import Array, lax
 from jax.interpreters import mlir
-from jaxlib.mlir import ir
 
 LAX_CONV = lax.conv_general_dilated_p
 
@@ -53,26 +52,6 @@ def partitioned(ctx: Any) -> bool:
     if isinstance(axes, mlir.SPMDAxisContext):  # shard_map: manual axes are already split by hand
         return any(size > 1 for name, size in axes.mesh.shape.items() if name not in axes.manual_axes)
     return False
-
-
-# Operations whose result XLA on CPUs writes to memory instead of computing it in whatever reads it; those that only
-# show their operand in another shape.
-WRITTEN = {f"stablehlo.{name}" for name in ("constant", "convolution", "custom_call", "dot_general", "fft", "while")}
-VIEWS = {"stablehlo.reshape", "stablehlo.transpose"}
-
-
-def in_memory(value: Any) -> bool:
-    """Whether an operand of a lowering is known to lie in memory: an argument of the program, or what is written."""
-    owner = value.owner
-    if isinstance(owner, ir.Block):
-        parent = owner.owner
-        return parent.operation.name == "func.func" and _visibility(parent) == "public"
-    name = getattr(owner, "operation", owner).name
-    return in_memory(owner.operands[0]) if name in VIEWS else name in WRITTEN
-
-
-def _visibility(function: Any) -> str:
-    return ir.StringAttr(function.attributes["sym_visibility"]).value
 
 
 def exported(ctx: Any) -> bool:

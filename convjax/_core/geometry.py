@@ -28,8 +28,8 @@ class Geometry:
 
     @classmethod
     def of(cls, spec: ConvSpec, lhs: Any, rhs: Any) -> Geometry:
-        if spec.channels_first or spec.in_memory:  # one problem wherever its operands lie, to choose for and to measure
-            spec = spec.replace(channels_first=False, in_memory=False)
+        if spec.channels_first or spec.part:  # one problem wherever it stands, to choose for and to measure
+            spec = spec.replace(channels_first=False, part=False)
         return cls(spec, tuple(lhs.shape), tuple(rhs.shape), np.dtype(lhs.dtype))
 
     @property

@@ -33,21 +33,14 @@ def convjax(lhs: Array, rhs: Array, algorithm: str, spec: ConvSpec, apart: bool 
 
 def lower(ctx: Any, lhs: Any, rhs: Any, *, spec: ConvSpec, platform: str) -> Any:
     partitioned = compat.partitioned(ctx)
-    lhs_aval, rhs_aval = ctx.avals_in
-    chosen = choose(spec, lhs_aval, rhs_aval, platform, partitioned=partitioned)
-    # The parts of a rewrite are told of their operands, and meant to be fused with each other.
-    whole = platform == "cpu" and chosen != "xla" and not partitioned and not spec.in_memory
-    if whole and compat.in_memory(lhs):
-        # A kernel costs nothing to compute anew; where this is the gradient in one, it is a cotangent.
-        spec = spec.replace(in_memory=rhs_aval.size < lhs_aval.size / 16 or compat.in_memory(rhs))
-    apart = whole and chosen in FUSED and not compat.exported(ctx)
+    chosen = choose(spec, *ctx.avals_in, platform, partitioned=partitioned)
+    apart = chosen in FUSED and platform == "cpu" and not (spec.part or partitioned or compat.exported(ctx))
     run = partial(convjax, algorithm=chosen, spec=spec if apart else spec.replace(channels_first=False), apart=apart)
     ctx = ctx if partitioned else compat.without_axes(ctx)
     with compat.own_lowering():
         return mlir.lower_fun(run, multiple_results=False)(ctx, lhs, rhs)
 
 
-# Not as a function of its own for each kind of operands, which would hide what they come from.
-mlir.register_lowering(conv_p, partial(lower, platform="other"), cacheable=False)
+mlir.register_lowering(conv_p, partial(lower, platform="other"))
 for _platform in compat.PLATFORMS:
-    mlir.register_lowering(conv_p, partial(lower, platform=_platform), platform=_platform, cacheable=False)
+    mlir.register_lowering(conv_p, partial(lower, platform=_platform), platform=_platform)

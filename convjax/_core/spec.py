@@ -56,7 +56,7 @@ class ConvSpec:
       preferred_element_type: dtype of the output; None means that of the input.
       algorithms: names for this problem, its gradient in the input, its gradient in the kernel.
       channels_first: whether input and output lie in the caller's memory with channels before space.
-      in_memory: whether the operands are known to lie in memory; else XLA may compute them anew wherever they are read.
+      part: whether this is what a rewrite makes of another problem, meant to be fused with the rest of it.
     """
 
     strides: Shape
@@ -69,7 +69,7 @@ class ConvSpec:
     preferred_element_type: np.dtype | None = None
     algorithms: tuple[str, str, str] = ("auto", "auto", "auto")
     channels_first: bool = False
-    in_memory: bool = False
+    part: bool = False
 
     @property
     def ndim(self) -> int:
@@ -86,7 +86,7 @@ class ConvSpec:
 
     def auto(self, **changes: Any) -> ConvSpec:
         """The spec of a part of this problem: what a rewrite hands back to the chooser."""
-        return self.replace(algorithms=("auto", "auto", "auto"), channels_first=False, **changes)
+        return self.replace(algorithms=("auto", "auto", "auto"), channels_first=False, part=True, **changes)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 

@@ -3,10 +3,8 @@
 For depthwise and narrow groups, where a matrix product would have next to nothing to multiply. The fusion reads the
 input where it lies. Outputs whose tap falls outside read the nearest input instead and select a zero: a copy with
 zeros around costs as much as the products of 3x3 taps, and its pages more than both once it is larger than malloc
-recycles (3x3/2 96 @112 N8: 16 ms with the copy, 2.4 ms without). An input that is not in memory yet is written with
-its zeros: XLA would compute it anew for every tap (two layers 7x7 192 @28 N8, one after the other, and their gradients:
-9 s, 0.17 with the copy). Groups of several channels, and a scan over taps that are too many for one fusion, have a copy
-too.
+recycles (3x3/2 96 @112 N8: 16 ms with the copy, 2.4 ms without). Groups of several channels, and a scan over taps that
+are too many for one fusion, take theirs from a padded copy.
 Cost: taps x output elements x channels per group multiply-adds, read and written once by XLA's fusion.
 Error: that of direct summation in the accumulation dtype, each kernel row summed by itself.
 """
@@ -68,8 +66,7 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _unrolled(spec: ConvSpec, lhs: Array, rhs: Array, space: Sequence[int], dtype: Any) -> Array:
     kernel, sizes = rhs.shape[:-3], lhs.shape[1:-2]
-    # Channels are picked out of what a tap meets: each would make XLA gather it anew.
-    if lhs.shape[-1] > 1 or not spec.in_memory:
+    if lhs.shape[-1] > 1:  # channels are picked out of what a tap meets: each would make XLA gather it anew
         lhs = lax.optimization_barrier(pad_space(lhs, spec.padding, spec.lhs_dilation))
         return _sum(lhs, rhs, _inside(spec, kernel), space, dtype)
     axes = []
