@@ -33,7 +33,8 @@ def convjax(lhs: Array, rhs: Array, algorithm: str, spec: ConvSpec, apart: bool 
 
 def lower(ctx: Any, lhs: Any, rhs: Any, *, spec: ConvSpec, platform: str) -> Any:
     partitioned = compat.partitioned(ctx)
-    chosen = choose(spec, *ctx.avals_in, platform, partitioned=partitioned)
+    lhs_aval, rhs_aval = ctx.avals_in
+    chosen = choose(spec, lhs_aval, rhs_aval, platform, partitioned=partitioned)
     apart = chosen in FUSED and platform == "cpu" and not (spec.part or partitioned or compat.exported(ctx))
     run = partial(convjax, algorithm=chosen, spec=spec if apart else spec.replace(channels_first=False), apart=apart)
     ctx = ctx if partitioned else compat.without_axes(ctx)
