@@ -26,10 +26,12 @@ class Geometry:
     rhs: Shape
     dtype: np.dtype
 
+    def __post_init__(self) -> None:
+        if self.spec.channels_first or self.spec.part:  # one problem wherever it stands, to choose for and to measure
+            object.__setattr__(self, "spec", self.spec.replace(channels_first=False, part=False))
+
     @classmethod
     def of(cls, spec: ConvSpec, lhs: Any, rhs: Any) -> Geometry:
-        if spec.channels_first or spec.part:  # one problem wherever it stands, to choose for and to measure
-            spec = spec.replace(channels_first=False, part=False)
         return cls(spec, tuple(lhs.shape), tuple(rhs.shape), np.dtype(lhs.dtype))
 
     @property
