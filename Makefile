@@ -19,8 +19,8 @@ help: ## say what can be made
 demo: $(VENV)/.examples ## train on handwritten digits, time it against lax, draw out/digits.png
 	$(BIN)/python -m examples.digits
 
-test: $(VENV)/.wheel ## build the wheel, install it, test it and not the source tree
-	$(BIN)/pytest -n 2
+test: $(VENV)/.wheel ## build the wheel, install it, test it and not the source tree; SHARE=1/2 for every second case
+	$(BIN)/pytest -n 2 $(addprefix --share=,$(SHARE))
 
 lint: $(VENV)/.test ## style and likely mistakes
 	$(BIN)/ruff check .

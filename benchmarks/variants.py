@@ -1,11 +1,12 @@
-"""Time the variants that lax has no operation for, against what one would write in JAX instead, side by side.
+"""Time what the suite of layers does not show, against what one would write in JAX instead, side by side.
 
     python -m benchmarks.variants --json benchmarks/results/variants-cpu.json
 
-Three families: deformable convolution against samples by `jax.scipy.ndimage.map_coordinates`, mapped over examples and
+Four families: deformable convolution against samples by `jax.scipy.ndimage.map_coordinates`, mapped over examples and
 channels, and against four gathers of all channels at once; gradients of each example, `vmap(grad)`, against the same of
-lax; and a long response applied block by block in `lax.scan` against lax's convolution of each block. Rounds are
-interleaved, and medians count; how far the results differ stands beside the times.
+lax; layers in a row, whose outputs XLA would compute anew at every tap that reads them; and a long response applied
+block by block in `lax.scan` against lax's convolution of each block. Rounds are interleaved, and medians count; how far
+the results differ stands beside the times.
 """
 
 from __future__ import annotations
@@ -214,6 +215,42 @@ class PerExample:
         return {OURS: Contender(run(self.pair.ours), (w, x)), **theirs}
 
 
+# --- layers in a row --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Chained:
+    """Depthwise layers with their biases and a relu behind each. Train is the gradient in input, kernels and biases."""
+
+    name: str
+    shape: tuple[int, ...]
+    k: int
+    layers: int
+    modes: tuple[str, ...] = ("forward", "train")
+
+    def contenders(self, mode: str) -> dict[str, Contender]:
+        channels = self.shape[-1]
+        ws = [normal(i, self.k, self.k, 1, channels) / self.k for i in range(self.layers)]
+        operands = normal(0, *self.shape), ws, [normal(i, channels) for i in range(self.layers)]
+        options: dict[str, Any] = dict(dimension_numbers=NHWC, feature_group_count=channels)
+        convs: dict[str, Layer] = {
+            OURS: partial(convjax.conv, padding="SAME", groups=channels),
+            "lax": lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", **options),
+        }
+
+        def run(conv: Layer) -> Callable[..., Any]:
+            def network(x: Array, ws: Sequence[Array], biases: Sequence[Array]) -> Array:
+                for w, bias in zip(ws, biases, strict=True):
+                    x = jax.nn.relu(conv(x, w) + bias)
+                return x
+
+            if mode == "forward":
+                return network
+            return jax.grad(lambda *operands: squares(network(*operands)), argnums=(0, 1, 2))
+
+        return {name: Contender(run(conv), operands) for name, conv in convs.items()}
+
+
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +310,9 @@ CASES: tuple[Case, ...] = (
     ),
     PerExample("local 3x3 8->8 @16 B32", 32, (16, 16, 8), (16, 16, 3, 3, 8, 8), unshared((16, 16), 3, 8)),
     PerExample("DCNv1 3x3 32->32 @14 B32", 32, (14, 14, 32 + 18), (3, 3, 32, 32), deformed(32)),
+    Chained("2 depthwise 3x3 128 @56 N8", (8, 56, 56, 128), 3, 2),
+    Chained("2 depthwise 7x7 192 @28 N8", (8, 28, 28, 192), 7, 2),
+    Chained("4 depthwise 5x5 672 @14 N8", (8, 14, 14, 672), 5, 4),
     Streaming("2881 taps, 1 channel, 100 blocks of 36", 2881, 1, 36, 100),
     Streaming("4096 taps, 8 channels, 32 blocks of 256", 4096, 8, 256, 32),
     Streaming("48000 taps, 2 channels, 16 blocks of 256", 48000, 2, 256, 16),

@@ -1,5 +1,6 @@
 """Settings that must precede the first use of jax: the CPU, as eight devices. Workers of pytest-xdist load this too."""
 
+import collections
 import os
 import sys
 import tempfile
@@ -43,7 +44,24 @@ ON_PYTHON_3_11 = ("test_benchmarks", "test_notebooks")
 ON_NEWER_PYTHON = ("test_examples",)
 
 
-def pytest_collection_modifyitems(items):
+# A function with so many sets of parameters is shared out.
+MANY = 8
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--share",
+        metavar="K/N",
+        help=f"of functions with {MANY} sets of parameters or more, only every N-th set from the K-th on; all others "
+        "whole. Continuous integration gives each interpreter a share: what most tests take is compilation.",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if share := config.getoption("--share"):
+        left_out = beyond_the_share(items, *map(int, share.split("/")))
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
     elsewhere = ON_PYTHON_3_11 if sys.version_info >= (3, 12) else ON_NEWER_PYTHON
     reason = "takes long, and runs on " + ("Python 3.11" if sys.version_info >= (3, 12) else "newer interpreters")
     for item in items:
@@ -51,7 +69,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"{reason}: what it calls is tested on all"))
 
 
+def beyond_the_share(items, k, n):
+    sets = collections.defaultdict(list)
+    for item in items:
+        sets[item.nodeid.partition("[")[0]].append(item)
+    many = [several for several in sets.values() if len(several) >= MANY]
+    return {item for several in many for i, item in enumerate(several, 1) if i % n != k % n}
+
+
 @pytest.fixture(autouse=True)
 def small_problems_stand_for_large_ones(request, monkeypatch):
     if not request.module.__name__.rpartition(".")[2].startswith(AS_USERS_HAVE_IT):
         monkeypatch.setattr(choose, "WORTHWHILE_MS", 0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_compiled_is_kept():
+    """Else thousands of programs stay in memory, 5 GB a worker and more, which nothing calls again."""
+    yield
+    jax.clear_caches()

@@ -25,6 +25,7 @@ SMALL = (
     variants.PerExample("causal", 2, (9, 3), (3, 3, 4), variants.convolution(convjax.causal_conv, [(2, 0)], NWC)),
     variants.PerExample("local", 2, (4, 5, 2), (4, 5, 3, 3, 2, 3), variants.unshared((4, 5), 3, 2)),
     variants.PerExample("deformed", 2, (4, 5, 3 + 18), (3, 3, 3, 2), variants.deformed(3)),
+    variants.Chained("chained", (1, 5, 4, 3), k=3, layers=2),
     variants.Streaming("stream", taps=70, channels=2, block=8, blocks=5),
 )
 
@@ -71,6 +72,9 @@ def test_the_real_cases_are_of_the_sizes_that_they_name():
         elif isinstance(case, variants.Deformable):
             assert f" {case.shape[-1]}->{case.features} @{case.shape[1]}" in case.name
             assert case.name.startswith("DCNv2" if case.modulated else "DCNv1")
+        elif isinstance(case, variants.Chained):
+            batch, size, _, channels = case.shape
+            assert case.name == f"{case.layers} depthwise {case.k}x{case.k} {channels} @{size} N{batch}"
         else:
             assert case.name.startswith(f"{case.taps} taps, {case.channels} channel")
             assert case.name.endswith(f", {case.blocks} blocks of {case.block}")

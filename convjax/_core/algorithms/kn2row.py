@@ -23,7 +23,8 @@ from convjax._core.dtypes import accumulator, as_bits, as_floats, output_dtype
 from convjax._core.geometry import Geometry, Work
 from convjax._core.spec import ConvSpec, Shape, dilate
 
-# Taps that meet as many inputs share a loop; each such loop is compiled, 4 for 3x3 with padding 1, 9 for 5x5 with 2.
+# Taps that meet as many inputs share a loop, and what they do is compiled once: 4 such for 3x3 with padding 1, 9 for
+# 5x5 with 2.
 MAX_TAPS = 32
 
 
@@ -56,10 +57,9 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     bits, matrices = as_bits(lhs), as_bits(rhs.reshape(-1, *rhs.shape[-2:]))
     total = jnp.zeros(shape, dtype)
     for counts, taps in alike(spec, lhs.shape, rhs.shape).items():
-        numbers, into, starts = (jnp.asarray(column) for column in zip(*taps, strict=True))
         extents = [dilate(count, stride) for count, stride in zip(counts, spec.strides, strict=True)]
 
-        def add_tap(total: Array, tap: tuple[Array, Array, Array], counts: Any = counts, extents: Any = extents) -> Any:
+        def add_tap(total: Array, tap: tuple[Any, ...], counts: Any = counts, extents: Any = extents) -> Any:
             number, into, start = tap
             x = lax.dynamic_slice(bits, start, (lhs.shape[0], *extents, lhs.shape[-1]))
             x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *spec.strides, 1)).reshape(-1, lhs.shape[-1])
@@ -71,7 +71,11 @@ def run(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
             now = lax.dynamic_slice(total, into, met) + product.reshape(met)
             return lax.dynamic_update_slice(total, now, into), None
 
-        total, _ = lax.scan(add_tap, total, (numbers, into, starts))
+        if len(taps) == 1:
+            total, _ = add_tap(total, taps[0])
+        else:
+            columns = tuple(jnp.asarray(column) for column in zip(*taps, strict=True))
+            total, _ = lax.scan(add_tap, total, columns)
     return total.astype(output_dtype(spec, lhs.dtype))
 
 
