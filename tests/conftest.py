@@ -2,7 +2,6 @@
 
 import collections
 import os
-import sys
 import tempfile
 
 FLAGS = (
@@ -39,42 +38,35 @@ AS_USERS_HAVE_IT = (
 )
 
 
-# Whole programs that take minutes: what they call is tested on every interpreter, they themselves on one.
-ON_PYTHON_3_11 = ("test_benchmarks", "test_notebooks")
-ON_NEWER_PYTHON = ("test_examples",)
-
-
-# A function with so many sets of parameters is shared out.
+# What `--share K/N` shares out, as most of what tests take is compilation: the parameter sets of a function that has so
+# many, every N-th from the K-th on, and whole programs, whose parts are tested in every share, by number.
 MANY = 8
+WHOLE_PROGRAMS = {"test_benchmarks": 1, "test_demo": 1, "test_notebooks": 1, "test_examples": 2}
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--share",
-        metavar="K/N",
-        help=f"of functions with {MANY} sets of parameters or more, only every N-th set from the K-th on; all others "
-        "whole. Continuous integration gives each interpreter a share: what most tests take is compilation.",
-    )
+    parser.addoption("--share", metavar="K/N", help="one of N parts of the tests, to run each on another interpreter")
 
 
 def pytest_collection_modifyitems(config, items):
     if share := config.getoption("--share"):
-        left_out = beyond_the_share(items, *map(int, share.split("/")))
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=list(left_out))
-    elsewhere = ON_PYTHON_3_11 if sys.version_info >= (3, 12) else ON_NEWER_PYTHON
-    reason = "takes long, and runs on " + ("Python 3.11" if sys.version_info >= (3, 12) else "newer interpreters")
-    for item in items:
-        if item.path.name.startswith(elsewhere) and item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason=f"{reason}: what it calls is tested on all"))
+        k, n = map(int, share.split("/"))
+        others = set(elsewhere(items, k, n))
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=list(others))
 
 
-def beyond_the_share(items, k, n):
+def elsewhere(items, k, n):
+    """Tests of the other shares."""
     sets = collections.defaultdict(list)
     for item in items:
         sets[item.nodeid.partition("[")[0]].append(item)
-    many = [several for several in sets.values() if len(several) >= MANY]
-    return {item for several in many for i, item in enumerate(several, 1) if i % n != k % n}
+        for name, number in WHOLE_PROGRAMS.items():
+            if item.path.name.startswith(name) and (number - k) % n:
+                yield item
+    for several in sets.values():
+        if len(several) >= MANY and not several[0].path.name.startswith(tuple(WHOLE_PROGRAMS)):
+            yield from (item for i, item in enumerate(several, 1) if (i - k) % n)
 
 
 @pytest.fixture(autouse=True)
