@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax import Array
 from convjax._core.kernels.tpu.gemm_tiles import STAGED_ROWS, Gemm, Tiles
 from convjax._core.kernels.tpu.stage import border, stage
 from convjax._core.kernels.tpu.tiles import LANES
-from convjax._core.spec import ConvSpec
+from convjax._core.spec import ConvSpec, Shape
 
 
 def input_block(p: Gemm, t: Tiles, pack: Callable[[Any], Any]) -> Any:
@@ -52,12 +53,35 @@ def met(p: Gemm, t: Tiles, block: Any, scratch: Any, row: Any, column: Any, tap:
     if p.is_direct:
         here = block[0, pl.ds(row, t.group), :, :]
     else:
-        (i, j), (step, across) = tap, p.strides
-        rows = pl.ds(row * step + i * p.dilation[0], t.group, step)
-        columns = pl.ds(column * across + t.left - p.low[1] + j * p.dilation[1], t.columns, across)
-        chunks = [scratch[chunk, rows, columns, :] for chunk in range(t.scratch[0])]
-        here = jnp.concatenate(chunks, -1)[..., : p.features] if len(chunks) > 1 else chunks[0]
+        rows = pl.ds(row * p.strides[0] + tap[0] * p.dilation[0], t.group, p.strides[0])
+        left = t.left - p.low[1] + tap[1] * p.dilation[1]
+        runs = [pl.ds(left + first, size, step) for first, size, step in column_runs(p, column, t.columns)]
+        chunks = [joined([scratch[chunk, rows, run, :] for run in runs], 1) for chunk in range(t.scratch[0])]
+        here = joined(chunks, -1)[..., : p.features]
     return here.reshape(t.group * t.columns, p.features).astype(dtype)
+
+
+def column_runs(p: Gemm, column: Any, columns: int) -> list[tuple[Any, int, int]]:
+    """First, size and step of the inputs that so many outputs from `column` on begin at, by a step that is the same."""
+    if p.strides[1] == 1 or p.beside == 1:
+        return [(p.first(1, column), columns, p.strides[1])]
+    size = math.gcd(p.beside, columns)
+    return [(p.first(1, column + at), size, 1) for at in range(0, columns, size)]
+
+
+def joined(parts: list[Array], axis: int) -> Array:
+    return jnp.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+
+
+def laid(p: Gemm, x: Array, space: Shape) -> Array:
+    """Images `(N, ..., channels)` as blocks are cut from them, `(batch, *space, channels)`."""
+    x = x if p.beside == 1 else jnp.moveaxis(x, 0, -2)
+    return x.reshape(p.batch, *space, x.shape[-1])
+
+
+def images(p: Gemm, x: Array, shape: Shape) -> Array:
+    """The inverse of `laid`, to images of this shape."""
+    return x.reshape(shape) if p.beside == 1 else jnp.moveaxis(x.reshape(*shape[1:-1], shape[0], shape[-1]), -2, 0)
 
 
 def taps(p: Gemm) -> list[tuple[int, int]]:

@@ -2,6 +2,10 @@
 
 A grid step takes some rows of outputs of one image, all columns, and one tile of output channels. Inside it loops over
 groups of rows, and over chunks of columns where rows are long, whose matrix products are unrolled over the taps.
+
+Images of 8, 16, ... may lie side by side: a row then holds its first column of every image, its second column of every
+image, and so on. So XLA keeps a batch whose columns fill no whole registers, which makes this a view and not a copy; no
+column is filled up, and from a tap to the next are whole registers.
 """
 
 from __future__ import annotations
@@ -31,10 +35,10 @@ LOADED_REGISTERS = 16  # of a tile of weights, loaded before its products
 
 @dataclasses.dataclass(frozen=True)
 class Gemm:
-    """Sizes; pairs are of rows and columns.
+    """Sizes; pairs are of rows and columns, those of images side by side times `beside`.
 
     Attributes:
-      batch: images.
+      batch: images, or as many times `beside`.
       packs: independent products side by side: groups, or packs of groups.
       features: input channels of a pack.
       outputs: output channels of a pack.
@@ -45,6 +49,7 @@ class Gemm:
       dilation: between taps, in inputs.
       low: zeros in front; what a negative number crops.
       itemsize: bytes of an element of the input.
+      beside: images whose columns lie side by side, a multiple of 8, or 1.
       is_direct: whether outputs meet the inputs as they lie in a block: 1x1, no padding, whole registers.
     """
 
@@ -59,11 +64,18 @@ class Gemm:
     dilation: Shape
     low: Shape
     itemsize: int
+    beside: int = 1
     is_direct: bool = False
 
     def reach(self, axis: int, outputs: int) -> int:
         """Inputs that so many neighbouring outputs see along an axis."""
-        return (outputs - 1) * self.strides[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        return self.first(axis, outputs - 1) + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    def first(self, axis: int, output: Any) -> Any:
+        """The input that the first tap meets of an output, counted from that of the first output."""
+        if axis == 0 or self.strides[1] == 1:
+            return output * self.strides[axis]
+        return output // self.beside * (self.strides[1] * self.beside) + output % self.beside
 
     @property
     def taps(self) -> int:
@@ -75,7 +87,11 @@ def forward(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
 
     1x1 convolutions of whole images are one image of as long rows as divide them into whole registers.
     """
-    p = Gemm(
+    return _arranged(_forward(spec, lhs, rhs, packs), gradient=False)
+
+
+def _forward(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
+    return Gemm(
         batch=lhs.shape[0],
         packs=packs,
         features=rhs.shape[-2],
@@ -88,14 +104,6 @@ def forward(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
         low=_two(tuple(lo for lo, _ in spec.padding), 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
-    if p.taps > 1 or p.strides != (1, 1) or any(map(any, spec.padding)):
-        return p
-    positions = p.batch * math.prod(p.space)
-    columns = next((c for c in range(COLUMNS, 0, -2 * SUBLANES) if positions % c == 0), None)
-    if columns is None:
-        return p
-    space = (positions // columns, columns)
-    return dataclasses.replace(p, batch=1, space=space, out=space, is_direct=True)
 
 
 def of_gradient(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
@@ -103,6 +111,10 @@ def of_gradient(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
 
     `lhs` has all channels of the input, those of every pack.
     """
+    return _arranged(_of_gradient(spec, lhs, rhs, packs), gradient=True)
+
+
+def _of_gradient(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
     return Gemm(
         batch=lhs.shape[-1],
         packs=packs,
@@ -116,6 +128,29 @@ def of_gradient(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
         low=_two(tuple(lo for lo, _ in spec.padding), 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
+
+
+def _arranged(p: Gemm, *, gradient: bool) -> Gemm:
+    """With images side by side where that is how XLA has them, and as one matrix where taps and strides allow."""
+    if p.batch % SUBLANES == 0 and p.space[1] % SUBLANES:
+        beside = _beside(p)
+        if choose(beside, residual=True, gradient=gradient).vmem <= VMEM_BYTES:
+            p = beside
+    if gradient or p.taps > 1 or p.strides != (1, 1) or any(p.low) or p.out != p.space:
+        return p
+    positions = p.batch * math.prod(p.space)
+    columns = next((c for c in range(COLUMNS, 0, -2 * SUBLANES) if positions % c == 0), None)
+    if columns is None:
+        return p
+    space = (positions // columns, columns)
+    return dataclasses.replace(p, batch=1, space=space, out=space, is_direct=True)
+
+
+def _beside(p: Gemm) -> Gemm:
+    """All images of a batch side by side."""
+    wide = lambda sizes: (sizes[0], sizes[1] * p.batch)
+    sizes = {name: wide(getattr(p, name)) for name in ("space", "out", "dilation", "low")}
+    return dataclasses.replace(p, batch=1, beside=p.batch, **sizes)
 
 
 def _two(sizes: Shape, missing: int = 1) -> Shape:
@@ -152,7 +187,8 @@ def choose(p: Gemm, *, residual: bool = False, gradient: bool = False) -> Tiles:
     kernel_bytes = p.taps * up(p.features, SUBLANES) * (4 if gradient else p.itemsize)
     outputs = _channel_tile(p.outputs, KERNEL_BYTES // kernel_bytes)
     lanes = next((n for n in (2 * LANES, LANES) if outputs % n == 0), outputs)
-    columns = min(COLUMNS, up(p.out[1], SUBLANES))
+    chunks = -(-p.out[1] // COLUMNS)
+    columns = up(-(-p.out[1] // chunks), SUBLANES)
     products = columns // SUBLANES * p.taps * (up(p.features, LANES) // LANES) * (up(lanes, LANES) // LANES)
     groups = range(1, min(p.out[0], max(1, UNROLLED_PRODUCTS // products)) + 1)
     group = min(groups, key=lambda g: -(-p.out[0] // g) * (g * columns // SUBLANES + LOADED_REGISTERS))

@@ -28,7 +28,9 @@ from convjax._core.kernels.tpu.gemm_blocks import (
     compiler_params,
     each,
     each_product,
+    images,
     input_block,
+    laid,
     met,
     precision,
     stage_input,
@@ -87,7 +89,7 @@ def convolve_packs(
     dtype, shape = output_dtype(spec, lhs.dtype), (p.batch, *p.out, rhs.shape[-1])
     tiles_a_pack = p.outputs // t.outputs
     image = pl.BlockSpec((1, t.rows, p.out[1], t.outputs), lambda o, n, h: (n, h, 0, o))
-    operands = [lhs.reshape(p.batch, *p.space, -1), rhs.reshape(*p.kernel, *rhs.shape[-2:])]
+    operands = [laid(p, lhs, p.space), rhs.reshape(*p.kernel, *rhs.shape[-2:])]
     specs = [
         input_block(p, t, lambda o: jax.lax.div(o, tiles_a_pack)),
         pl.BlockSpec((*p.kernel, p.features, t.outputs), lambda o, n, h: (0, 0, 0, o)),
@@ -96,7 +98,7 @@ def convolve_packs(
         operands.append(bias.reshape(1, -1).astype(jnp.float32))
         specs.append(pl.BlockSpec((1, t.outputs), lambda o, n, h: (0, o)))
     if residual is not None:
-        operands.append(residual.reshape(shape))
+        operands.append(laid(p, residual, p.out))
         specs.append(image)
 
     def kernel(*refs: Any) -> None:
@@ -139,4 +141,4 @@ def convolve_packs(
         interpret=interpret_mode(interpret),
         name="convjax_implicit_gemm",
     )(*operands)
-    return out.reshape(spec.out_shape(lhs.shape, rhs.shape))
+    return images(p, out, spec.out_shape(lhs.shape, rhs.shape))

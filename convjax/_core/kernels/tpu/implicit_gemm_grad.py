@@ -23,6 +23,7 @@ from convjax._core.kernels.tpu.gemm_blocks import (
     each,
     each_product,
     input_block,
+    laid,
     met,
     precision,
     stage_input,
@@ -42,8 +43,7 @@ def correlate(spec: ConvSpec, lhs: Array, rhs: Array, packs: int, interpret: Any
     p = gemm_tiles.of_gradient(spec, lhs, rhs, packs)
     t = gemm_tiles.choose(p, gradient=True)
     tiles_a_pack = p.outputs // t.outputs
-    x = jnp.swapaxes(lhs, 0, -1).reshape(p.batch, *p.space, -1)
-    y = jnp.moveaxis(rhs, -2, 0).reshape(p.batch, *p.out, -1)
+    x, y = laid(p, jnp.swapaxes(lhs, 0, -1), p.space), laid(p, jnp.moveaxis(rhs, -2, 0), p.out)
     pack, tile = (lambda o: jax.lax.div(o, tiles_a_pack)), (lambda o: jax.lax.rem(o, tiles_a_pack))
 
     def kernel(x_ref: Any, y_ref: Any, o_ref: Any, scratch: Any, cotangent: Any) -> None:
