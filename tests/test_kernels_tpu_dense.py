@@ -61,6 +61,7 @@ BESIDE = (  # eight images or more whose columns fill no whole registers: they l
     ),
     (case("1x1 of 8 images", (8, 2, 7, 3), (1, 1, 3, 4)), np.float32),
     (case("1x1/2 of 8 images", (8, 3, 7, 3), (1, 1, 3, 4), stride=2), np.float32),
+    (case("2x2 of 24 images in three groups", (24, 3, 3, 3), (2, 2, 3, 4), pads=((0, 1), (1, 0))), BF16),
     (case("signals", (8, 11, 3), (3, 3, 4), pads=((2, 0),)), np.float32),
 )
 GROUPED = (
@@ -109,7 +110,8 @@ def test_images_lie_side_by_side_where_columns_fill_no_whole_registers_and_there
     assert arranged(case("", (8, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 8
     assert arranged(case("", (8, 56, 56, 128), (3, 3, 128, 128), pads=1)).beside == 1
     assert arranged(case("", (4, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 1
-    assert arranged(case("", (4096, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 1
+    assert arranged(case("", (256, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 16
+    assert arranged(case("", (16, 3, 20_001, 128), (3, 3, 128, 128), pads=1)).beside == 1
 
 
 def test_strided_columns_of_images_side_by_side_in_chunks(monkeypatch):

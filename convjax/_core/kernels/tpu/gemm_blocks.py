@@ -22,9 +22,51 @@ def input_block(p: Gemm, t: Tiles, pack: Callable[[Any], Any]) -> Any:
 
     if p.is_direct:
         return pl.BlockSpec((1, t.rows, p.space[1], p.features), lambda o, n, h: (n, h, 0, pack(o)))
-    rows = block_rows(p, t)
-    sizes = (pl.Element(1), pl.Element(rows), pl.Element(p.space[1]), pl.Element(p.features))
-    return pl.BlockSpec(sizes, lambda o, n, h: (n, first_row(p, t, h), 0, pack(o) * p.features if p.packs > 1 else 0))
+    rows, width = block_rows(p, t), p.space[1] // p.beside
+    sizes = (rows, width, p.beside, p.features) if p.beside > 1 else (1, rows, width, p.features)
+
+    def place(o: Any, n: Any, h: Any) -> tuple[Any, ...]:
+        row, features = first_row(p, t, h), pack(o) * p.features if p.packs > 1 else 0
+        return (row, 0, n * p.beside if p.batch > 1 else 0, features) if p.beside > 1 else (n, row, 0, features)
+
+    return pl.BlockSpec(tuple(map(pl.Element, sizes)), place)
+
+
+def output_block(p: Gemm, t: Tiles) -> Any:
+    """Rows of the output, or of what has its shape, that a grid step makes."""
+    from jax.experimental import pallas as pl
+
+    if p.beside == 1:
+        return pl.BlockSpec((1, t.rows, p.out[1], t.outputs), lambda o, n, h: (n, h, 0, o))
+    return pl.BlockSpec((t.rows, p.out[1] // p.beside, p.beside, t.outputs), lambda o, n, h: (h, 0, n, o))
+
+
+def place(p: Gemm, rows: Any, column: Any, columns: int, lanes: Any) -> tuple[Any, ...]:
+    """Where so many columns from `column` on are in such a block."""
+    from jax.experimental import pallas as pl
+
+    if p.beside == 1:
+        return 0, rows, pl.ds(column, columns), lanes
+    return rows, pl.ds(column // p.beside, columns // p.beside), slice(None), lanes
+
+
+class SideBySide:
+    """A block `(rows, columns, images, channels)` read as `(1, rows, columns * images, channels)`, in float32."""
+
+    def __init__(self, p: Gemm, block: Any) -> None:
+        self.plane, self.block = p, block
+        rows, columns, images, channels = block.shape
+        self.shape = (1, rows, columns * images, channels)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Array:
+        _, row, columns, lanes = index
+        values = self.block[place(self.plane, row, columns.start, columns.size, lanes)].astype(jnp.float32)
+        return values.reshape(columns.size, -1)
+
+
+def readable(p: Gemm, block: Any) -> Any:
+    """A block as `stage` reads it."""
+    return block if p.beside == 1 else SideBySide(p, block)
 
 
 def block_rows(p: Gemm, t: Tiles) -> int:
@@ -43,7 +85,7 @@ def stage_input(p: Gemm, t: Tiles, block: Any, scratch: Any, h: Any) -> None:
         lane = chunk * LANES
         lanes = min(LANES, p.features - lane)
         border(scratch.at[chunk], t.left, p.space[1], lanes)
-        stage(block, scratch.at[chunk], t.left, first, block_rows(p, t), lane, lanes, STAGED_ROWS)
+        stage(readable(p, block), scratch.at[chunk], t.left, first, block_rows(p, t), lane, lanes, STAGED_ROWS)
 
 
 def met(p: Gemm, t: Tiles, block: Any, scratch: Any, row: Any, column: Any, tap: tuple[int, int], dtype: Any) -> Array:
@@ -74,14 +116,22 @@ def joined(parts: list[Array], axis: int) -> Array:
 
 
 def laid(p: Gemm, x: Array, space: Shape) -> Array:
-    """Images `(N, ..., channels)` as blocks are cut from them, `(batch, *space, channels)`."""
-    x = x if p.beside == 1 else jnp.moveaxis(x, 0, -2)
-    return x.reshape(p.batch, *space, x.shape[-1])
+    """Images `(N, ..., channels)` as blocks are cut from them."""
+    return (jnp.moveaxis(x, 0, -2) if p.batch_second else x).reshape(laid_shape(p, space, x.shape[-1]))
+
+
+def laid_shape(p: Gemm, space: Shape, channels: int) -> Shape:
+    """`(N, rows, columns, channels)`, or with the batch before the channels where images lie side by side."""
+    if p.beside == 1:
+        return (p.batch, *space, channels)
+    return (space[0], space[1] // p.beside, p.batch * p.beside, channels)
 
 
 def images(p: Gemm, x: Array, shape: Shape) -> Array:
     """The inverse of `laid`, to images of this shape."""
-    return x.reshape(shape) if p.beside == 1 else jnp.moveaxis(x.reshape(*shape[1:-1], shape[0], shape[-1]), -2, 0)
+    if not p.batch_second:
+        return x.reshape(shape)
+    return jnp.moveaxis(x.reshape(*shape[1:-1], shape[0], shape[-1]), -2, 0)
 
 
 def taps(p: Gemm) -> list[tuple[int, int]]:

@@ -3,8 +3,8 @@
 A grid step takes some rows of outputs of one image, all columns, and one tile of output channels. Inside it loops over
 groups of rows, and over chunks of columns where rows are long, whose matrix products are unrolled over the taps.
 
-Images of 8, 16, ... may lie side by side: a row then holds its first column of every image, its second column of every
-image, and so on. So XLA keeps a batch whose columns fill no whole registers, which makes this a view and not a copy; no
+Some images may lie side by side: a row of a block then holds its first column of each of them, its second column of
+each, and so on. So XLA keeps a batch whose columns fill no whole registers, which makes this a view and not a copy; no
 column is filled up, and from a tap to the next are whole registers.
 """
 
@@ -30,6 +30,7 @@ KERNEL_BYTES = 8 * 2**20  # of the weights in VMEM at once
 # Products of one 8-row register by one 128 x 128 tile of weights in a loop body: few mean that each tile of weights is
 # loaded for few rows, many take the compiler tens of seconds.
 UNROLLED_PRODUCTS = 2048
+BESIDE = (2 * SUBLANES, SUBLANES)  # images side by side: a whole register of bfloat16, or half of one
 LOADED_REGISTERS = 16  # of a tile of weights, loaded before its products
 
 
@@ -38,7 +39,7 @@ class Gemm:
     """Sizes; pairs are of rows and columns, those of images side by side times `beside`.
 
     Attributes:
-      batch: images, or as many times `beside`.
+      batch: images, or groups of them that lie side by side.
       packs: independent products side by side: groups, or packs of groups.
       features: input channels of a pack.
       outputs: output channels of a pack.
@@ -49,7 +50,8 @@ class Gemm:
       dilation: between taps, in inputs.
       low: zeros in front; what a negative number crops.
       itemsize: bytes of an element of the input.
-      beside: images whose columns lie side by side, a multiple of 8, or 1.
+      beside: images that lie side by side in a block.
+      batch_second: whether operands and result are taken with the batch second to the channels.
       is_direct: whether outputs meet the inputs as they lie in a block: 1x1, no padding, whole registers.
     """
 
@@ -65,6 +67,7 @@ class Gemm:
     low: Shape
     itemsize: int
     beside: int = 1
+    batch_second: bool = False
     is_direct: bool = False
 
     def reach(self, axis: int, outputs: int) -> int:
@@ -132,10 +135,10 @@ def _of_gradient(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
 
 def _arranged(p: Gemm, *, gradient: bool) -> Gemm:
     """With images side by side where that is how XLA has them, and as one matrix where taps and strides allow."""
-    if p.batch % SUBLANES == 0 and p.space[1] % SUBLANES:
-        beside = _beside(p)
-        if choose(beside, residual=True, gradient=gradient).vmem <= VMEM_BYTES:
-            p = beside
+    beside = next((n for n in BESIDE if p.batch % n == 0), 1)
+    if beside > 1 and p.space[1] % SUBLANES:
+        wide = _side_by_side(p, beside)
+        p = wide if choose(wide, residual=True, gradient=gradient).vmem <= VMEM_BYTES else p
     if gradient or p.taps > 1 or p.strides != (1, 1) or any(p.low) or p.out != p.space:
         return p
     positions = p.batch * math.prod(p.space)
@@ -143,14 +146,13 @@ def _arranged(p: Gemm, *, gradient: bool) -> Gemm:
     if columns is None:
         return p
     space = (positions // columns, columns)
-    return dataclasses.replace(p, batch=1, space=space, out=space, is_direct=True)
+    return dataclasses.replace(p, batch=1, beside=1, space=space, out=space, is_direct=True)
 
 
-def _beside(p: Gemm) -> Gemm:
-    """All images of a batch side by side."""
-    wide = lambda sizes: (sizes[0], sizes[1] * p.batch)
+def _side_by_side(p: Gemm, images: int) -> Gemm:
+    wide = lambda sizes: (sizes[0], sizes[1] * images)
     sizes = {name: wide(getattr(p, name)) for name in ("space", "out", "dilation", "low")}
-    return dataclasses.replace(p, batch=1, beside=p.batch, **sizes)
+    return dataclasses.replace(p, batch=p.batch // images, beside=images, batch_second=True, **sizes)
 
 
 def _two(sizes: Shape, missing: int = 1) -> Shape:
@@ -188,15 +190,16 @@ def choose(p: Gemm, *, residual: bool = False, gradient: bool = False) -> Tiles:
     outputs = _channel_tile(p.outputs, KERNEL_BYTES // kernel_bytes)
     lanes = next((n for n in (2 * LANES, LANES) if outputs % n == 0), outputs)
     chunks = -(-p.out[1] // COLUMNS)
-    columns = up(-(-p.out[1] // chunks), SUBLANES)
+    columns = up(-(-p.out[1] // chunks), max(p.beside, SUBLANES))
     products = columns // SUBLANES * p.taps * (up(p.features, LANES) // LANES) * (up(lanes, LANES) // LANES)
     groups = range(1, min(p.out[0], max(1, UNROLLED_PRODUCTS // products)) + 1)
-    group = min(groups, key=lambda g: -(-p.out[0] // g) * (g * columns // SUBLANES + LOADED_REGISTERS))
+    tiles = lambda group, count: _tiles(p, outputs, lanes, count * group, group, columns, residual, gradient)
+    fitting = [g for g in groups if tiles(g, 1).vmem <= VMEM_BYTES] or [1]
+    group = min(fitting, key=lambda g: -(-p.out[0] // g) * (g * columns // SUBLANES + LOADED_REGISTERS))
     most = max(1, STEP_POSITIONS // (group * up(p.out[1], columns)))
-    counts = range(1, min(most, up(p.out[0], group) // group) + 1)
-    candidates = [_tiles(p, outputs, lanes, n * group, group, columns, residual, gradient) for n in counts]
-    fitting = [t for t in candidates if t.vmem <= VMEM_BYTES] or candidates[:1]
-    return min(fitting, key=lambda t: (up(p.out[0], t.rows), -t.rows))
+    candidates = [tiles(group, count) for count in range(1, min(most, up(p.out[0], group) // group) + 1)]
+    fitting_too = [t for t in candidates if t.vmem <= VMEM_BYTES] or candidates[:1]
+    return min(fitting_too, key=lambda t: (up(p.out[0], t.rows), -t.rows))
 
 
 def _channel_tile(outputs: int, most: int) -> int:

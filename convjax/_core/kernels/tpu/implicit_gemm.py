@@ -31,7 +31,10 @@ from convjax._core.kernels.tpu.gemm_blocks import (
     images,
     input_block,
     laid,
+    laid_shape,
     met,
+    output_block,
+    place,
     precision,
     stage_input,
     taps,
@@ -86,9 +89,8 @@ def convolve_packs(
 
     p = gemm_tiles.forward(spec, lhs, rhs, packs)
     t = gemm_tiles.choose(p, residual=residual is not None)
-    dtype, shape = output_dtype(spec, lhs.dtype), (p.batch, *p.out, rhs.shape[-1])
+    dtype = output_dtype(spec, lhs.dtype)
     tiles_a_pack = p.outputs // t.outputs
-    image = pl.BlockSpec((1, t.rows, p.out[1], t.outputs), lambda o, n, h: (n, h, 0, o))
     operands = [laid(p, lhs, p.space), rhs.reshape(*p.kernel, *rhs.shape[-2:])]
     specs = [
         input_block(p, t, lambda o: jax.lax.div(o, tiles_a_pack)),
@@ -99,7 +101,7 @@ def convolve_packs(
         specs.append(pl.BlockSpec((1, t.outputs), lambda o, n, h: (0, o)))
     if residual is not None:
         operands.append(laid(p, residual, p.out))
-        specs.append(image)
+        specs.append(output_block(p, t))
 
     def kernel(*refs: Any) -> None:
         x_ref, w_ref, *rest, o_ref, scratch = refs
@@ -121,10 +123,11 @@ def convolve_packs(
                 )
                 total = functools.reduce(jnp.add, parts)
                 total = total.reshape(t.group, t.columns, t.lanes)[:, :columns]
-                here = pl.ds(row, t.group), pl.ds(column, columns), pl.ds(at, t.lanes)
+                total = total if p.beside == 1 else total.reshape(t.group, -1, p.beside, t.lanes)
+                here = place(p, pl.ds(row, t.group), column, columns, pl.ds(at, t.lanes))
                 b = None if bias_ref is None else bias_ref[:, pl.ds(at, t.lanes)]
-                r = None if residual_ref is None else residual_ref[0, *here]
-                o_ref[0, *here] = finish(total, b, r, activation, dtype)
+                r = None if residual_ref is None else residual_ref[here]
+                o_ref[here] = finish(total, b, r, activation, dtype)
 
             each(t.outputs // t.lanes, t.lanes, lanes)
 
@@ -132,10 +135,10 @@ def convolve_packs(
 
     out = pl.pallas_call(
         kernel,
-        out_shape=jax.ShapeDtypeStruct(shape, dtype),
+        out_shape=jax.ShapeDtypeStruct(laid_shape(p, p.out, rhs.shape[-1]), dtype),
         grid=(packs * tiles_a_pack, p.batch, -(-p.out[0] // t.rows)),
         in_specs=specs,
-        out_specs=image,
+        out_specs=output_block(p, t),
         scratch_shapes=[pltpu.VMEM(t.scratch, jnp.float32)],
         compiler_params=compiler_params(t.vmem, ("parallel", "parallel", "parallel")),
         interpret=interpret_mode(interpret),

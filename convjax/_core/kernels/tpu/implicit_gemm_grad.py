@@ -25,7 +25,9 @@ from convjax._core.kernels.tpu.gemm_blocks import (
     input_block,
     laid,
     met,
+    output_block,
     precision,
+    readable,
     stage_input,
     taps,
 )
@@ -55,7 +57,7 @@ def correlate(spec: ConvSpec, lhs: Array, rhs: Array, packs: int, interpret: Any
 
         stage_input(p, t, x_ref, scratch, h)
         border(cotangent, 0, p.out[1], t.outputs)
-        stage(y_ref, cotangent, 0, 0, p.out[0] - h * t.rows, 0, t.outputs, STAGED_ROWS)
+        stage(readable(p, y_ref), cotangent, 0, 0, p.out[0] - h * t.rows, 0, t.outputs, STAGED_ROWS)
 
         def product(row: Any, column: Any, _: int) -> None:
             def add(at: Any) -> None:
@@ -82,7 +84,7 @@ def correlate(spec: ConvSpec, lhs: Array, rhs: Array, packs: int, interpret: Any
         grid=(packs * tiles_a_pack, p.batch, -(-p.out[0] // t.rows)),
         in_specs=[
             input_block(p, t, pack),
-            pl.BlockSpec((1, t.rows, p.out[1], t.outputs), lambda o, n, h: (n, h, 0, o)),
+            output_block(p, t),
         ],
         out_specs=pl.BlockSpec((1, *p.kernel, p.features, t.outputs), lambda o, n, h: (pack(o), 0, 0, 0, tile(o))),
         scratch_shapes=[pltpu.VMEM(t.scratch, jnp.float32), pltpu.VMEM(copy, jnp.float32)],
