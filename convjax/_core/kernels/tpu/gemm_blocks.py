@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from convjax._core.kernels.tpu.gemm_tiles import STAGED_ROWS, Gemm, Tiles
+from convjax._core.kernels.tpu.gemm_tiles import STAGED_ROWS, Gemm, Tiles, quotient
 from convjax._core.kernels.tpu.stage import border, stage
 from convjax._core.kernels.tpu.tiles import LANES
 from convjax._core.spec import ConvSpec, Shape
@@ -47,7 +47,7 @@ def place(p: Gemm, rows: Any, column: Any, columns: int, lanes: Any) -> tuple[An
 
     if p.beside == 1:
         return 0, rows, pl.ds(column, columns), lanes
-    return rows, pl.ds(column // p.beside, columns // p.beside), slice(None), lanes
+    return rows, pl.ds(quotient(column, p.beside), columns // p.beside), slice(None), lanes
 
 
 class SideBySide:

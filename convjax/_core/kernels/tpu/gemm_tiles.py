@@ -78,11 +78,16 @@ class Gemm:
         """The input that the first tap meets of an output, counted from that of the first output."""
         if axis == 0 or self.strides[1] == 1:
             return output * self.strides[axis]
-        return output // self.beside * (self.strides[1] * self.beside) + output % self.beside
+        return output + quotient(output, self.beside) * (self.strides[1] - 1) * self.beside
 
     @property
     def taps(self) -> int:
         return self.kernel[0] * self.kernel[1]
+
+
+def quotient(index: Any, size: int) -> Any:
+    """Of an index, known or traced: `//` of a traced one looks at its sign, which Mosaic has to know the TPU for."""
+    return index // size if isinstance(index, int) else lax.div(index, size)
 
 
 def forward(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
@@ -150,9 +155,9 @@ def _arranged(p: Gemm, *, gradient: bool) -> Gemm:
 
 
 def _side_by_side(p: Gemm, images: int) -> Gemm:
-    wide = lambda sizes: (sizes[0], sizes[1] * images)
-    sizes = {name: wide(getattr(p, name)) for name in ("space", "out", "dilation", "low")}
-    return dataclasses.replace(p, batch=p.batch // images, beside=images, batch_second=True, **sizes)
+    space, out, dilation, low = ((rows, columns * images) for rows, columns in (p.space, p.out, p.dilation, p.low))
+    p = dataclasses.replace(p, space=space, out=out, dilation=dilation, low=low)
+    return dataclasses.replace(p, batch=p.batch // images, beside=images, batch_second=True)
 
 
 def _two(sizes: Shape, missing: int = 1) -> Shape:
