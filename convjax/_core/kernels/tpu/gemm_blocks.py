@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from convjax._core.kernels.tpu.gemm_tiles import STAGED_ROWS, Gemm, Tiles, quotient
+from convjax._core.kernels.tpu.gemm_tiles import Gemm, Tiles, quotient
 from convjax._core.kernels.tpu.stage import border, stage
 from convjax._core.kernels.tpu.tiles import LANES
 from convjax._core.spec import ConvSpec, Shape
@@ -81,26 +81,33 @@ def first_row(p: Gemm, t: Tiles, h: Any) -> Any:
 def stage_input(p: Gemm, t: Tiles, block: Any, scratch: Any, h: Any) -> None:
     """The block of step `h` with its border of zeros, in float32."""
     first = h * (t.rows * p.strides[0]) - p.low[0] - first_row(p, t, h)
+    below = [row * p.dilation[0] for row in range(p.fold)]
     for chunk in range(t.scratch[0]):
         lane = chunk * LANES
         lanes = min(LANES, p.features - lane)
-        border(scratch.at[chunk], t.left, p.space[1], lanes)
-        stage(readable(p, block), scratch.at[chunk], t.left, first, block_rows(p, t), lane, lanes, STAGED_ROWS)
+        border(scratch.at[chunk], t.left, p.space[1], lanes * p.fold)
+        rows = readable(p, block)
+        stage(rows, scratch.at[chunk], t.left, first, block_rows(p, t), lane, lanes, t.at_once, below)
 
 
 def met(p: Gemm, t: Tiles, block: Any, scratch: Any, row: Any, column: Any, tap: tuple[int, int], dtype: Any) -> Array:
-    """Inputs `(positions, features)` that a tap meets, of outputs from `row` and `column` on."""
+    """Inputs `(positions, features)` that a tap, or the folded ones, meet of outputs from `row` and `column` on."""
     from jax.experimental import pallas as pl
 
     if p.is_direct:
         here = block[0, pl.ds(row, t.group), :, :]
     else:
-        rows = pl.ds(row * p.strides[0] + tap[0] * p.dilation[0], t.group, p.strides[0])
+        rows = pl.ds(row * p.strides[0] + tap[0] * p.fold * p.dilation[0], t.group, p.strides[0])
         left = t.left - p.low[1] + tap[1] * p.dilation[1]
         runs = [pl.ds(left + first, size, step) for first, size, step in column_runs(p, column, t.columns)]
         chunks = [joined([scratch[chunk, rows, run, :] for run in runs], 1) for chunk in range(t.scratch[0])]
-        here = joined(chunks, -1)[..., : p.features]
-    return here.reshape(t.group * t.columns, p.features).astype(dtype)
+        here = joined(chunks, -1)[..., : depth(p, tap)]
+    return here.reshape(t.group * t.columns, -1).astype(dtype)
+
+
+def depth(p: Gemm, tap: tuple[int, int]) -> int:
+    """Channels of the product of a tap and those folded with it: no zeros for rows that the kernel has not."""
+    return min(p.fold, p.kernel[0] - tap[0] * p.fold) * p.features
 
 
 def column_runs(p: Gemm, column: Any, columns: int) -> list[tuple[Any, int, int]]:
@@ -135,7 +142,27 @@ def images(p: Gemm, x: Array, shape: Shape) -> Array:
 
 
 def taps(p: Gemm) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(p.kernel[0]) for j in range(p.kernel[1])]
+    """Of each product, by row and column of the folded kernel."""
+    return [(i, j) for i in range(p.folded[0]) for j in range(p.folded[1])]
+
+
+def fold(p: Gemm, w: Array) -> Array:
+    """A kernel `(*k, features, outputs)` with the channels of folded rows side by side."""
+    w = w.reshape(*p.kernel, *w.shape[-2:])
+    if p.fold == 1:
+        return w
+    rows, columns, depth, outputs = p.folded
+    w = jnp.pad(w, ((0, rows * p.fold - p.kernel[0]), *[(0, 0)] * 3))
+    return jnp.swapaxes(w.reshape(rows, p.fold, columns, -1, outputs), 1, 2).reshape(rows, columns, depth, outputs)
+
+
+def unfold(p: Gemm, w: Array) -> Array:
+    """The inverse, of `(packs, *folded)`."""
+    if p.fold == 1:
+        return w
+    packs, rows, columns, _, outputs = w.shape
+    w = jnp.swapaxes(w.reshape(packs, rows, columns, p.fold, p.features, outputs), 2, 3)
+    return w.reshape(packs, -1, columns, p.features, outputs)[:, : p.kernel[0]]
 
 
 def each_product(p: Gemm, t: Tiles, product: Callable[[Any, Any, int], None]) -> None:

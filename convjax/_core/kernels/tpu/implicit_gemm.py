@@ -26,8 +26,10 @@ from convjax._core.kernels.tpu.finish import FUSES as FUSES
 from convjax._core.kernels.tpu.finish import finish
 from convjax._core.kernels.tpu.gemm_blocks import (
     compiler_params,
+    depth,
     each,
     each_product,
+    fold,
     images,
     input_block,
     laid,
@@ -68,8 +70,10 @@ def run(
     interpret: Any = False,
 ) -> Array:
     if Geometry.of(spec, lhs, rhs).is_kernel_gradient:
-        out = implicit_gemm_grad.correlate(spec, lhs, rhs, 1, interpret)[0]
-        return finish(out, bias, residual, activation, output_dtype(spec, lhs.dtype))
+        dtype = output_dtype(spec, lhs.dtype)
+        follows = bias is not None or residual is not None or activation is not None
+        out = implicit_gemm_grad.correlate(spec, lhs, rhs, 1, jnp.float32 if follows else dtype, interpret)[0]
+        return finish(out, bias, residual, activation, dtype) if follows else out
     return convolve_packs(spec, lhs, rhs, 1, bias, residual, activation, interpret)
 
 
@@ -91,10 +95,10 @@ def convolve_packs(
     t = gemm_tiles.choose(p, residual=residual is not None)
     dtype = output_dtype(spec, lhs.dtype)
     tiles_a_pack = p.outputs // t.outputs
-    operands = [laid(p, lhs, p.space), rhs.reshape(*p.kernel, *rhs.shape[-2:])]
+    operands = [laid(p, lhs, p.space), fold(p, rhs)]
     specs = [
         input_block(p, t, lambda o: jax.lax.div(o, tiles_a_pack)),
-        pl.BlockSpec((*p.kernel, p.features, t.outputs), lambda o, n, h: (0, 0, 0, o)),
+        pl.BlockSpec((*p.folded[:-1], t.outputs), lambda o, n, h: (0, 0, 0, o)),
     ]
     if bias is not None:
         operands.append(bias.reshape(1, -1).astype(jnp.float32))
@@ -115,7 +119,7 @@ def convolve_packs(
                 parts = (
                     jnp.dot(
                         met(p, t, x_ref, scratch, row, column, tap, lhs.dtype),
-                        w_ref[*tap, :, pl.ds(at, t.lanes)],
+                        w_ref[*tap, : depth(p, tap), pl.ds(at, t.lanes)],
                         precision=precision(spec, lhs.dtype),
                         preferred_element_type=jnp.float32,
                     )

@@ -100,13 +100,17 @@ def _tiles(plane: Plane, rows: int, group: int, unrolled: bool, addends: int, gr
 
 
 def staged_rows(plane: Plane, rows: int) -> int:
-    """Of the rows that so many outputs see, those that a step of the copy takes: few steps, few rows too many.
+    """Of the rows that so many outputs see, those that a step of the copy takes."""
+    return rows_at_once(plane.reach(0, rows), up(plane.space[1], SUBLANES) // SUBLANES)
+
+
+def rows_at_once(rows: int, registers: int) -> int:
+    """Rows of so many registers that a step of a copy takes: few steps, few rows too many.
 
     A step stores a register a cycle, after it has waited once for what it loads.
     """
-    reach, registers = plane.reach(0, rows), up(plane.space[1], SUBLANES) // SUBLANES
-    most = max(1, min(reach, STAGED_REGISTERS // registers))
-    return min(range(1, most + 1), key=lambda n: -(-reach // n) * (n * registers + STAGE_LATENCY))
+    most = max(1, min(rows, STAGED_REGISTERS // registers))
+    return min(range(1, most + 1), key=lambda n: -(-rows // n) * (n * registers + STAGE_LATENCY))
 
 
 def scratch_columns(plane: Plane) -> tuple[int, int]:
