@@ -42,6 +42,9 @@ DEPTHWISE = (
     (depthwise_case("stride 2, multiplier 2", (9, 8), 3, (3, 2), 2, 2, stride=2, pads=((0, 1), (1, 1))), np.float32),
     (depthwise_case("crops, 64 channels", (9, 8), 64, (3, 3), pads=((-1, 2), (1, -2))), np.float32),
     (depthwise_case("two chunks of columns", (2, 70), 96, (1, 3), pads=((0, 0), (1, 1))), BF16),
+    (depthwise_case("3x3 of 8 images", (4, 5), 6, (3, 3), batch=8, pads=1), np.float32),
+    (depthwise_case("2x5 of 24 images, crops", (3, 13), 8, (2, 5), batch=24, pads=((1, 0), (-1, 3))), BF16),
+    (depthwise_case("signals, dilated", (21,), 6, (3,), batch=16, pads=((4, 0),), rhs_dilation=2), np.float32),
     (depthwise_case("a signal", (21,), 6, (4,), batch=2, pads=((3, 0),)), np.float32),
 )
 

@@ -44,15 +44,44 @@ DENSE = (
     (case("crops, dilated", (2, 9, 8, 3), (2, 2, 3, 2), pads=((-1, 3), (2, -1)), rhs_dilation=2), np.float32),
     (case("a signal, 192 channels", (2, 11, 192), (3, 192, 8), pads=((2, 0),)), np.float32),
 )
+FOLDED = (  # few channels: the taps of several kernel rows make one product, the last ones fewer
+    (case("5x2 of 40 channels", (2, 6, 9, 40), (5, 2, 40, 3), pads=((2, 1), (1, 0))), BF16),
+    (
+        case("4x3/2 of 64 channels, dilated", (1, 9, 6, 64), (4, 3, 64, 5), stride=2, pads=1, rhs_dilation=(2, 1)),
+        np.float32,
+    ),
+    (case("3x1 of 48 channels, 8 images", (8, 4, 3, 48), (3, 1, 48, 8), pads=((1, 1), (0, 0))), BF16),
+)
+BESIDE = (  # eight images or more whose columns fill no whole registers: they lie side by side
+    (case("3x3 of 8 images", (8, 4, 3, 5), (3, 3, 5, 4), pads=1), np.float32),
+    (case("3x3 of 16 images, 64 to 130 channels", (16, 2, 3, 64), (3, 3, 64, 130), pads=1), BF16),
+    (case("2x3/2, uneven padding", (8, 5, 5, 3), (2, 3, 3, 4), stride=2, pads=((1, 0), (1, 2))), np.float32),
+    (
+        case(
+            "strides of columns, dilated, cropped",
+            (8, 2, 9, 2),
+            (1, 2, 2, 3),
+            stride=(1, 3),
+            pads=((0, 0), (-1, 2)),
+            rhs_dilation=(1, 2),
+        ),
+        BF16,
+    ),
+    (case("1x1 of 8 images", (8, 2, 7, 3), (1, 1, 3, 4)), np.float32),
+    (case("1x1/2 of 8 images", (8, 3, 7, 3), (1, 1, 3, 4), stride=2), np.float32),
+    (case("2x2 of 24 images in three groups", (24, 3, 3, 3), (2, 2, 3, 4), pads=((0, 1), (1, 0))), BF16),
+    (case("signals", (8, 11, 3), (3, 3, 4), pads=((2, 0),)), np.float32),
+)
 GROUPED = (
     (case("32 groups of 8, two packs", (2, 5, 6, 256), (1, 3, 8, 256), pads=1, groups=32), np.float32),
     (case("24 groups of 8, all in one pack", (1, 5, 4, 192), (1, 3, 8, 192), pads=((0, 0), (1, 1)), groups=24), BF16),
     (case("3 groups of 4 to 8, stride 2", (2, 7, 6, 12), (3, 2, 4, 24), pads=1, stride=2, groups=3), np.float32),
+    (case("2 groups of 8 images", (8, 2, 3, 8), (2, 3, 4, 8), pads=((1, 0), (1, 1)), groups=2), np.float32),
 )
 named = lambda value: str(value) if isinstance(value, Case) else np.dtype(value).name
 
 
-@pytest.mark.parametrize(("problem", "dtype"), DENSE, ids=named)
+@pytest.mark.parametrize(("problem", "dtype"), DENSE + FOLDED + BESIDE, ids=named)
 def test_dense_convolution_and_its_kernel_gradient_equal_the_direct_sum(problem, dtype):
     check(implicit_gemm, problem, dtype)
     if Geometry(
@@ -72,8 +101,9 @@ def test_tiles_of_rows_columns_and_output_channels(monkeypatch):
     problem = case("tiles", (2, 7, 19, 2), (2, 2, 2, 256), pads=((0, 1), (1, 0)))
     monkeypatch.setattr(gemm_tiles, "COLUMNS", 16)
     monkeypatch.setattr(gemm_tiles, "STEP_POSITIONS", 4 * 32)
-    monkeypatch.setattr(gemm_tiles, "KERNEL_BYTES", 4 * 8 * 4 * 128)
-    monkeypatch.setattr(gemm_tiles, "UNROLLED_PRODUCTS", 2 * 4 * 2)
+    monkeypatch.setattr(gemm_tiles, "KERNEL_BYTES", 2 * 8 * 4 * 128)
+    monkeypatch.setattr(gemm_tiles, "UNROLLED_PRODUCTS", 2 * 4)
+    monkeypatch.setattr(gemm_tiles, "WORTH_TWICE", 0.0)
     for part, describe in ((problem, gemm_tiles.forward), (problem.rhs_grad, gemm_tiles.of_gradient)):
         p = describe(part.spec, *(jax.ShapeDtypeStruct(s, np.float32) for s in (part.lhs_shape, part.rhs_shape)), 1)
         t = gemm_tiles.choose(p, gradient=part is not problem)
@@ -83,13 +113,32 @@ def test_tiles_of_rows_columns_and_output_channels(monkeypatch):
         check(implicit_gemm, part)
 
 
+def test_images_lie_side_by_side_where_columns_fill_no_whole_registers_and_there_is_room():
+    shapes = lambda problem: (jax.ShapeDtypeStruct(s, BF16) for s in (problem.lhs_shape, problem.rhs_shape))
+    arranged = lambda problem: gemm_tiles.forward(problem.spec, *shapes(problem), 1)
+    assert arranged(case("", (8, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 8
+    assert arranged(case("", (8, 56, 56, 128), (3, 3, 128, 128), pads=1)).beside == 1
+    assert arranged(case("", (4, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 1
+    assert arranged(case("", (256, 28, 28, 128), (3, 3, 128, 128), pads=1)).beside == 16
+    assert arranged(case("", (16, 3, 20_001, 128), (3, 3, 128, 128), pads=1)).beside == 1
+
+
+def test_strided_columns_of_images_side_by_side_in_chunks(monkeypatch):
+    """The chunks end inside a column's images, and the last is no whole one."""
+    monkeypatch.setattr(gemm_tiles, "COLUMNS", 32)
+    problem = case("chunks", (24, 3, 5, 2), (2, 3, 2, 3), stride=(1, 2), pads=1)
+    for part in (problem, problem.rhs_grad):
+        check(implicit_gemm, part)
+
+
 @pytest.mark.parametrize(
     ("kernel", "problem"),
     [
         (implicit_gemm, case("dense", (2, 4, 5, 3), (3, 3, 3, 8), pads=1)),
+        (implicit_gemm, case("side by side", (8, 2, 3, 3), (3, 3, 3, 8), pads=1)),
         (grouped, case("grouped", (1, 3, 5, 8), (3, 3, 4, 8), pads=1, groups=2)),
     ],
-    ids=["dense", "grouped"],
+    ids=["dense", "side by side", "grouped"],
 )
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=named)
 def test_the_epilogue_is_fused_in_order(kernel, problem, dtype):
@@ -101,6 +150,14 @@ def test_the_epilogue_is_fused_in_order(kernel, problem, dtype):
     total = direct_conv(lhs, rhs, problem.spec) + sum(np.asarray(a, np.float64) for a in added.values())
     allowed = 4 * tolerance("", dtype, direct_conv(abs(lhs), abs(rhs), problem.spec) + 6, problem.terms)
     assert_close(out, total / (1 + np.exp(-total)), allowed, "fused")
+
+
+def test_a_tap_that_a_folded_kernel_has_not_spreads_no_infinity():
+    """Three kernel rows in pairs: what lies where the fourth would be must not be multiplied by zero."""
+    problem = case("3x1 in pairs of rows", (1, 8, 2, 64), (3, 1, 64, 4))
+    lhs, rhs = map(jnp.asarray, problem.operands())
+    out = implicit_gemm.run(problem.spec, lhs.at[0, 7].set(jnp.inf), rhs, interpret=True)
+    assert_close(out[:, :5], direct_conv(lhs, rhs, problem.spec)[:, :5], 1e-4, "rows that do not see it")
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------

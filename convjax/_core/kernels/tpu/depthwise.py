@@ -35,7 +35,7 @@ def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
         return depthwise_grad.supports(spec, lhs, rhs)
     if rhs.shape[-2] != 1:
         return f"{rhs.shape[-2]} channels a group: the kernel is for depthwise convolution, which has 1"
-    return tiles.too_large(plane.forward(spec, lhs, rhs), addends=1)
+    return tiles.too_large(tiles.arranged(plane.forward(spec, lhs, rhs), addends=1), addends=1)
 
 
 def work(g: Geometry) -> Work:
@@ -55,17 +55,16 @@ def run(
     if spec.batch_groups > 1:
         out = depthwise_grad.run(spec, lhs, rhs, interpret=interpret)
         return finish(out.astype(jnp.float32), bias, residual, activation, out.dtype)
-    p = plane.forward(spec, lhs, rhs)
+    p = tiles.arranged(plane.forward(spec, lhs, rhs), addends=1)
     lhs = jnp.repeat(lhs, rhs.shape[-1] // lhs.shape[-1], axis=-1)
-    x = lhs.reshape(p.batch, *p.space, p.channels)
+    x = plane.laid(p, lhs, p.space)
     w = rhs.reshape(*p.kernel, p.channels).astype(jnp.float32)
     if bias is not None:
         bias = bias.reshape(1, p.channels).astype(jnp.float32)
-    shape = (p.batch, *p.out, p.channels)
     if residual is not None:
-        residual = residual.reshape(shape)
+        residual = plane.laid(p, residual, p.out)
     out = _call(p, x, w, bias, residual, activation, output_dtype(spec, lhs.dtype), interpret)
-    return out.reshape(spec.out_shape(lhs.shape, rhs.shape))
+    return plane.images(p, out, spec.out_shape(lhs.shape, rhs.shape))
 
 
 def _call(

@@ -23,21 +23,21 @@ from convjax._core.kernels.tpu.blocks import Blocks, compiler_params, interpret_
 from convjax._core.kernels.tpu.stage import stage
 from convjax._core.spec import ConvSpec
 
-SUMS = 32  # registers of sums carried at once: those of some rows of the kernel, or of one
+SUMS = 64  # registers of sums carried at once: those of some rows of the kernel, or of one
 
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any) -> str | None:
     """None where this kernel can serve a problem that `plane.unfit` lets pass, else the reason why not."""
     if lhs.shape[0] != spec.batch_groups:
         return "several channels a group: the kernel gradient is for depthwise convolution, which has 1"
-    return tiles.too_large(plane.of_gradient(spec, lhs, rhs), gradient=True)
+    return tiles.too_large(tiles.arranged(plane.of_gradient(spec, lhs, rhs), gradient=True), gradient=True)
 
 
 def run(spec: ConvSpec, lhs: Array, rhs: Array, *, interpret: Any = False) -> Array:
-    p = plane.of_gradient(spec, lhs, rhs)
+    p = tiles.arranged(plane.of_gradient(spec, lhs, rhs), gradient=True)
     x, g = exchanged(spec, lhs, rhs)
-    x = jnp.repeat(x, rhs.shape[-1] // lhs.shape[0], axis=-1).reshape(p.batch, *p.space, p.channels)
-    parts = _call(p, x, g.reshape(p.batch, *p.out, p.channels), interpret)
+    x = jnp.repeat(x, rhs.shape[-1] // lhs.shape[0], axis=-1)
+    parts = _call(p, plane.laid(p, x, p.space), plane.laid(p, g, p.out), interpret)
     total = parts.sum((0, 1)).astype(output_dtype(spec, lhs.dtype))
     return total.reshape(spec.out_shape(lhs.shape, rhs.shape))
 
@@ -94,7 +94,10 @@ def _sum_products(
             r: Any = index
             column: Any = 0
             if chunks > 1:
-                r, column = index // chunks, pl.multiple_of(index % chunks * columns, tiles.SUBLANES)
+                r, column = (
+                    jax.lax.div(index, chunks),
+                    pl.multiple_of(jax.lax.rem(index, chunks) * columns, tiles.SUBLANES),
+                )
             g = cotangent[r, pl.ds(column, columns), :lanes]
             added = []
             for total, (i, j) in zip(sums, taps, strict=True):

@@ -68,7 +68,7 @@ def run(
     if spec.feature_groups > 1:
         wide = block_diagonal(spec, rhs, pack)
         return convolve_packs(spec, lhs, wide, packs, bias, residual, activation, interpret)
-    every = implicit_gemm_grad.correlate(spec, lhs, rhs, packs, interpret)
+    every = implicit_gemm_grad.correlate(spec, lhs, rhs, packs, jnp.float32, interpret)
     every = jnp.moveaxis(every, 0, -2)  # (features of a pack, *k, packs, outputs of a pack)
     every = every.reshape(pack, -1, *every.shape[1:-2], rhs.shape[-1])
     return finish(own_pairs(every, spec.groups), bias, residual, activation, output_dtype(spec, lhs.dtype))

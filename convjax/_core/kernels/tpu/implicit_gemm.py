@@ -26,10 +26,17 @@ from convjax._core.kernels.tpu.finish import FUSES as FUSES
 from convjax._core.kernels.tpu.finish import finish
 from convjax._core.kernels.tpu.gemm_blocks import (
     compiler_params,
+    depth,
     each,
     each_product,
+    fold,
+    images,
     input_block,
+    laid,
+    laid_shape,
     met,
+    output_block,
+    place,
     precision,
     stage_input,
     taps,
@@ -63,8 +70,10 @@ def run(
     interpret: Any = False,
 ) -> Array:
     if Geometry.of(spec, lhs, rhs).is_kernel_gradient:
-        out = implicit_gemm_grad.correlate(spec, lhs, rhs, 1, interpret)[0]
-        return finish(out, bias, residual, activation, output_dtype(spec, lhs.dtype))
+        dtype = output_dtype(spec, lhs.dtype)
+        follows = bias is not None or residual is not None or activation is not None
+        out = implicit_gemm_grad.correlate(spec, lhs, rhs, 1, jnp.float32 if follows else dtype, interpret)[0]
+        return finish(out, bias, residual, activation, dtype) if follows else out
     return convolve_packs(spec, lhs, rhs, 1, bias, residual, activation, interpret)
 
 
@@ -84,20 +93,19 @@ def convolve_packs(
 
     p = gemm_tiles.forward(spec, lhs, rhs, packs)
     t = gemm_tiles.choose(p, residual=residual is not None)
-    dtype, shape = output_dtype(spec, lhs.dtype), (p.batch, *p.out, rhs.shape[-1])
+    dtype = output_dtype(spec, lhs.dtype)
     tiles_a_pack = p.outputs // t.outputs
-    image = pl.BlockSpec((1, t.rows, p.out[1], t.outputs), lambda o, n, h: (n, h, 0, o))
-    operands = [lhs.reshape(p.batch, *p.space, -1), rhs.reshape(*p.kernel, *rhs.shape[-2:])]
+    operands = [laid(p, lhs, p.space), fold(p, rhs)]
     specs = [
         input_block(p, t, lambda o: jax.lax.div(o, tiles_a_pack)),
-        pl.BlockSpec((*p.kernel, p.features, t.outputs), lambda o, n, h: (0, 0, 0, o)),
+        pl.BlockSpec((*p.folded[:-1], t.outputs), lambda o, n, h: (0, 0, 0, o)),
     ]
     if bias is not None:
         operands.append(bias.reshape(1, -1).astype(jnp.float32))
         specs.append(pl.BlockSpec((1, t.outputs), lambda o, n, h: (0, o)))
     if residual is not None:
-        operands.append(residual.reshape(shape))
-        specs.append(image)
+        operands.append(laid(p, residual, p.out))
+        specs.append(output_block(p, t))
 
     def kernel(*refs: Any) -> None:
         x_ref, w_ref, *rest, o_ref, scratch = refs
@@ -111,7 +119,7 @@ def convolve_packs(
                 parts = (
                     jnp.dot(
                         met(p, t, x_ref, scratch, row, column, tap, lhs.dtype),
-                        w_ref[*tap, :, pl.ds(at, t.lanes)],
+                        w_ref[*tap, : depth(p, tap), pl.ds(at, t.lanes)],
                         precision=precision(spec, lhs.dtype),
                         preferred_element_type=jnp.float32,
                     )
@@ -119,10 +127,11 @@ def convolve_packs(
                 )
                 total = functools.reduce(jnp.add, parts)
                 total = total.reshape(t.group, t.columns, t.lanes)[:, :columns]
-                here = pl.ds(row, t.group), pl.ds(column, columns), pl.ds(at, t.lanes)
+                total = total if p.beside == 1 else total.reshape(t.group, -1, p.beside, t.lanes)
+                here = place(p, pl.ds(row, t.group), column, columns, pl.ds(at, t.lanes))
                 b = None if bias_ref is None else bias_ref[:, pl.ds(at, t.lanes)]
-                r = None if residual_ref is None else residual_ref[0, *here]
-                o_ref[0, *here] = finish(total, b, r, activation, dtype)
+                r = None if residual_ref is None else residual_ref[here]
+                o_ref[here] = finish(total, b, r, activation, dtype)
 
             each(t.outputs // t.lanes, t.lanes, lanes)
 
@@ -130,13 +139,13 @@ def convolve_packs(
 
     out = pl.pallas_call(
         kernel,
-        out_shape=jax.ShapeDtypeStruct(shape, dtype),
+        out_shape=jax.ShapeDtypeStruct(laid_shape(p, p.out, rhs.shape[-1]), dtype),
         grid=(packs * tiles_a_pack, p.batch, -(-p.out[0] // t.rows)),
         in_specs=specs,
-        out_specs=image,
+        out_specs=output_block(p, t),
         scratch_shapes=[pltpu.VMEM(t.scratch, jnp.float32)],
         compiler_params=compiler_params(t.vmem, ("parallel", "parallel", "parallel")),
         interpret=interpret_mode(interpret),
         name="convjax_implicit_gemm",
     )(*operands)
-    return out.reshape(spec.out_shape(lhs.shape, rhs.shape))
+    return images(p, out, spec.out_shape(lhs.shape, rhs.shape))

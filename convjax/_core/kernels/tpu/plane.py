@@ -1,6 +1,8 @@
 """A depthwise problem as the kernels take it: images of rows and columns, every channel with its own kernel.
 
-A signal is an image of one row. The kernel gradient is described by the convolution whose gradient it is.
+A signal is an image of one row. The kernel gradient is described by the convolution whose gradient it is. Some images
+may lie side by side, a row holding its first column of each of them, then its second column of each, and so on: as XLA
+keeps a batch whose columns fill no whole registers. Then none are filled up, and shifts are whole registers.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from convjax._core.dtypes import output_dtype
 from convjax._core.spec import ConvSpec, Shape
@@ -18,10 +21,10 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """Sizes; pairs are of rows and columns.
+    """Sizes; pairs are of rows and columns, those of images side by side times `beside`.
 
     Attributes:
-      batch: images.
+      batch: images, or groups of them that lie side by side.
       channels: of the output; the input has so many too, each repeated by the channel multiplier.
       space: of the input.
       out: of the output.
@@ -30,6 +33,7 @@ class Plane:
       dilation: between taps, in inputs.
       low: zeros in front; what a negative number crops.
       itemsize: bytes of an element of the input.
+      beside: images that lie side by side.
     """
 
     batch: int
@@ -41,6 +45,7 @@ class Plane:
     dilation: Shape
     low: Shape
     itemsize: int
+    beside: int = 1
 
     def reach(self, axis: int, outputs: int) -> int:
         """Inputs that so many neighbouring outputs see along an axis."""
@@ -79,6 +84,33 @@ def of_gradient(spec: ConvSpec, lhs: Any, rhs: Any) -> Plane:
         low=_two(low, 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
+
+
+def side_by_side(p: Plane) -> Plane:
+    """With 16 or 8 images side by side, where columns fill no whole registers; else as it is."""
+    images = next((n for n in (16, 8) if p.batch % n == 0), 1)
+    if p.space[1] % 8 == 0 or p.strides[1] > 1:
+        return p
+    space, out, dilation, low = ((rows, columns * images) for rows, columns in (p.space, p.out, p.dilation, p.low))
+    return dataclasses.replace(
+        p, batch=p.batch // images, space=space, out=out, dilation=dilation, low=low, beside=images
+    )
+
+
+def laid(p: Plane, x: Array, space: Shape) -> Array:
+    """Images `(N, ..., channels)` as `(batch, *space, channels)`, some side by side."""
+    if p.beside > 1:
+        x = x.reshape(p.batch, p.beside, space[0], space[1] // p.beside, x.shape[-1])
+        x = jnp.moveaxis(x, 1, 3)
+    return x.reshape(p.batch, *space, x.shape[-1])
+
+
+def images(p: Plane, x: Array, shape: Shape) -> Array:
+    """The inverse of `laid`, to images of this shape."""
+    if p.beside > 1:
+        x = x.reshape(p.batch, x.shape[1], x.shape[2] // p.beside, p.beside, x.shape[-1])
+        x = jnp.moveaxis(x, 3, 1)
+    return x.reshape(shape)
 
 
 def _two(sizes: Shape, missing: int = 1) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,19 +21,33 @@ def border(scratch: Any, left: int, width: int, lanes: int) -> None:
         scratch[:, left + width :, :lanes] = jnp.zeros((rows, columns - left - width, lanes), jnp.float32)
 
 
-def stage(block: Any, scratch: Any, left: int, first: Any, valid: Any, lane: int, lanes: int, at_once: int) -> None:
+def stage(
+    block: Any,
+    scratch: Any,
+    left: int,
+    first: Any,
+    valid: Any,
+    lane: int,
+    lanes: int,
+    at_once: int,
+    below: Sequence[int] = (0,),
+) -> None:
     """Rows of `block (1, rows, columns, channels)` to `scratch`, `at_once` a step, zeros where it has none.
 
-    Row `first + r` of the block goes to row `r`, for those `first + r` that are at least 0 and below `valid`.
+    Row `first + r` of the block goes to row `r`, for those `first + r` that are at least 0 and below `valid`. Several
+    numbers in `below` put the rows so far below it side by side into its lanes.
     """
     from jax.experimental import pallas as pl
 
     width, channels = block.shape[2], pl.ds(lane, lanes)
 
     def copy(r: Any, source: Any, target: Any) -> None:
-        row = first + r
-        values = block[0, jnp.clip(row, 0, block.shape[1] - 1), source, channels].astype(jnp.float32)
-        scratch[r, target, :lanes] = jnp.where((row >= 0) & (row < valid), values, 0.0)
+        def seen(row: Any) -> Array:
+            values = block[0, jnp.clip(row, 0, block.shape[1] - 1), source, channels].astype(jnp.float32)
+            return jnp.where((row >= 0) & (row < valid), values, 0.0)
+
+        rows = [seen(first + r + further) for further in below]
+        scratch[r, target, : lanes * len(rows)] = jnp.concatenate(rows, -1) if len(rows) > 1 else rows[0]
 
     def row(r: Any) -> None:
         chunks = width // COLUMNS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from convjax._core.arrange import largest_divisor
-from convjax._core.kernels.tpu.plane import Plane
+from convjax._core.kernels.tpu.plane import Plane, side_by_side
 
 LANES, SUBLANES, REGISTERS = 128, 8, 64
 # Every generation from v5e on has 64 MiB of VMEM or more a core; the compiler wants some for itself.
@@ -18,6 +18,7 @@ STAGED_REGISTERS = 128  # that a step of the copy fills, at most
 STAGE_LATENCY = 14  # cycles of such a step beside its stores, read off the schedule for v5e
 MAX_TAPS = 31  # along an axis: the taps of a row are unrolled
 SUMS = 56  # registers that a group of sums would fill; the compiler orders them so that few live at once
+SHARING = 32  # registers of columns that share loads: 7x7 gradients take half the bundles of those of 4 at a time (v5e)
 CARRIED_SUMS = 24  # registers of sums that a loop over the kernel's rows carries
 UNROLLED_PRODUCTS = 3000  # of registers in one loop body, beyond which compilation takes tens of seconds
 # What a grid step costs beside its bundles, in bytes that could have moved meanwhile: 0.35 us at 819 GB/s.
@@ -60,6 +61,18 @@ def column_chunk(out: int) -> int:
     return next((q for q in (64, 48, 32) if out % q == 0), 64)
 
 
+def arranged(plane: Plane, addends: int = 0, *, gradient: bool = False) -> Plane:
+    """With images side by side where that helps and fits."""
+    wide = side_by_side(plane)
+    return wide if choose(wide, addends, gradient=gradient).vmem <= VMEM_BYTES else plane
+
+
+def gradient_chunk(plane: Plane) -> int:
+    """All columns of some registers that divide them, as neighbours share loads where images lie side by side."""
+    registers = largest_divisor(plane.out[1] // SUBLANES, SHARING) if plane.beside > 1 else 0
+    return registers * SUBLANES if registers * SUBLANES > 64 else column_chunk(plane.out[1])
+
+
 def choose(plane: Plane, addends: int = 0, *, gradient: bool = False) -> Tiles:
     """The tiles that move and wait the least; `addends` arrays of the output's size are read beside the input.
 
@@ -88,7 +101,8 @@ def _group(rows: int, most: int) -> int:
 
 
 def _tiles(plane: Plane, rows: int, group: int, unrolled: bool, addends: int, gradient: bool) -> Tiles:
-    channels, columns = channel_tile(plane.channels), column_chunk(plane.out[1])
+    channels = channel_tile(plane.channels)
+    columns = gradient_chunk(plane) if gradient else column_chunk(plane.out[1])
     lanes = up(channels, LANES)
     inputs = min(plane.space[0], plane.reach(0, rows)) * up(plane.space[1], 16) * lanes * plane.itemsize
     outputs = (1 + addends) * rows * up(plane.out[1], 16) * lanes * 4
@@ -100,13 +114,17 @@ def _tiles(plane: Plane, rows: int, group: int, unrolled: bool, addends: int, gr
 
 
 def staged_rows(plane: Plane, rows: int) -> int:
-    """Of the rows that so many outputs see, those that a step of the copy takes: few steps, few rows too many.
+    """Of the rows that so many outputs see, those that a step of the copy takes."""
+    return rows_at_once(plane.reach(0, rows), up(plane.space[1], SUBLANES) // SUBLANES)
+
+
+def rows_at_once(rows: int, registers: int) -> int:
+    """Rows of so many registers that a step of a copy takes: few steps, few rows too many.
 
     A step stores a register a cycle, after it has waited once for what it loads.
     """
-    reach, registers = plane.reach(0, rows), up(plane.space[1], SUBLANES) // SUBLANES
-    most = max(1, min(reach, STAGED_REGISTERS // registers))
-    return min(range(1, most + 1), key=lambda n: -(-reach // n) * (n * registers + STAGE_LATENCY))
+    most = max(1, min(rows, STAGED_REGISTERS // registers))
+    return min(range(1, most + 1), key=lambda n: -(-rows // n) * (n * registers + STAGE_LATENCY))
 
 
 def scratch_columns(plane: Plane) -> tuple[int, int]:
