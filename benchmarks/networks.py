@@ -152,7 +152,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="where the measurements go")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only networks whose name holds this text")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each at most (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each at most (default: %(default)s)")
     parser.add_argument(
         "--patience", type=float, default=10.0, metavar="S", help="seconds for the steps of one (default: %(default)s)"
     )

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from convjax._core.kernels.tpu.gemm_tiles import Gemm, Tiles, quotient
+from convjax._core.kernels.tpu.gemm_problem import Gemm, quotient
+from convjax._core.kernels.tpu.gemm_tiles import Tiles
 from convjax._core.kernels.tpu.stage import border, stage
 from convjax._core.kernels.tpu.tiles import LANES
 from convjax._core.spec import ConvSpec, Shape

@@ -19,7 +19,7 @@ from jax import Array
 from convjax._core.algorithms.pack_groups import block_diagonal, own_pairs
 from convjax._core.dtypes import output_dtype
 from convjax._core.geometry import Geometry, Work
-from convjax._core.kernels.tpu import gemm_tiles, implicit_gemm_grad
+from convjax._core.kernels.tpu import gemm_problem, gemm_tiles, implicit_gemm_grad
 from convjax._core.kernels.tpu.finish import FUSES as FUSES
 from convjax._core.kernels.tpu.finish import finish
 from convjax._core.kernels.tpu.implicit_gemm import convolve_packs
@@ -31,7 +31,7 @@ WIDEST = 2 * LANES  # channels of a pack that no multiple of 128 divides
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     """None where this kernel can serve, else the reason why not, in words for a user."""
-    if reason := gemm_tiles.unfit(spec, lhs, rhs, platform):
+    if reason := gemm_problem.unfit(spec, lhs, rhs, platform):
         return reason
     if spec.groups == 1:
         return "one group: tpu_implicit_gemm serves it"

@@ -20,7 +20,7 @@ from jax import Array
 
 from convjax._core.dtypes import output_dtype
 from convjax._core.geometry import Geometry, Work
-from convjax._core.kernels.tpu import gemm_tiles, implicit_gemm_grad
+from convjax._core.kernels.tpu import gemm_problem, gemm_tiles, implicit_gemm_grad
 from convjax._core.kernels.tpu.blocks import interpret_mode
 from convjax._core.kernels.tpu.finish import FUSES as FUSES
 from convjax._core.kernels.tpu.finish import finish
@@ -46,7 +46,7 @@ from convjax._core.spec import ConvSpec
 
 def supports(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     """None where this kernel can serve, else the reason why not, in words for a user."""
-    if reason := gemm_tiles.unfit(spec, lhs, rhs, platform):
+    if reason := gemm_problem.unfit(spec, lhs, rhs, platform):
         return reason
     if spec.groups > 1:
         return f"{spec.groups} groups: the kernel is for dense convolution, tpu_grouped for these"
