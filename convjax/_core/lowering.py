@@ -17,7 +17,7 @@ from convjax._core.primitive import conv_p
 from convjax._core.spec import ConvSpec
 
 # Fused by XLA, on CPUs, into loops that read the input where it lies, and into whatever reads their output.
-FUSED = ("taps", "slices", "phase", "subpixel")
+FUSED = ("taps", "planar", "slices", "phase", "subpixel")
 
 
 @partial(jax.jit, static_argnames=("algorithm", "spec", "apart"))

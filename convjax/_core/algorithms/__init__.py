@@ -29,6 +29,7 @@ from convjax._core.algorithms import (
     overlap_add,
     pack_groups,
     phase,
+    planar,
     slices,
     space_to_depth,
     split_groups,
@@ -59,6 +60,7 @@ class Algorithm(Protocol):
 PLAIN: dict[str, Algorithm] = {
     "xla": xla,
     "taps": taps,
+    "planar": planar,
     "gemm": gemm,
     "indirect": indirect,
     "kn2row": kn2row,
