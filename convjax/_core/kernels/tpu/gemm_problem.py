@@ -16,10 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from convjax._core.dtypes import output_dtype
+from convjax._core.kernels.tpu import plane
+from convjax._core.kernels.tpu.plane import two
 from convjax._core.spec import ConvSpec, Shape
-
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +87,12 @@ def of_convolution(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
         packs=packs,
         features=rhs.shape[-2],
         outputs=rhs.shape[-1] // packs,
-        space=_two(lhs.shape[1:-1]),
-        out=_two(spec.out_space(lhs.shape, rhs.shape)),
-        kernel=_two(rhs.shape[:-2]),
-        strides=_two(spec.strides),
-        dilation=_two(spec.rhs_dilation),
-        low=_two(tuple(lo for lo, _ in spec.padding), 0),
+        space=two(lhs.shape[1:-1]),
+        out=two(spec.out_space(lhs.shape, rhs.shape)),
+        kernel=two(rhs.shape[:-2]),
+        strides=two(spec.strides),
+        dilation=two(spec.rhs_dilation),
+        low=two(tuple(lo for lo, _ in spec.padding), 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
 
@@ -105,12 +104,12 @@ def of_kernel_gradient(spec: ConvSpec, lhs: Any, rhs: Any, packs: int) -> Gemm:
         packs=packs,
         features=lhs.shape[0] // packs,
         outputs=rhs.shape[-1] // packs,
-        space=_two(lhs.shape[1:-1]),
-        out=_two(rhs.shape[:-2]),
-        kernel=_two(spec.out_space(lhs.shape, rhs.shape)),
-        strides=_two(spec.rhs_dilation),
-        dilation=_two(spec.strides),
-        low=_two(tuple(lo for lo, _ in spec.padding), 0),
+        space=two(lhs.shape[1:-1]),
+        out=two(rhs.shape[:-2]),
+        kernel=two(spec.out_space(lhs.shape, rhs.shape)),
+        strides=two(spec.rhs_dilation),
+        dilation=two(spec.strides),
+        low=two(tuple(lo for lo, _ in spec.padding), 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
 
@@ -122,22 +121,10 @@ def side_by_side(p: Gemm, images: int) -> Gemm:
     return dataclasses.replace(p, batch=p.batch // images, beside=images, batch_second=True)
 
 
-def _two(sizes: Shape, missing: int = 1) -> Shape:
-    return (missing, *sizes) if len(sizes) == 1 else tuple(sizes)
-
-
 def unfit(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
     """What no kernel for the matrix unit serves, in words for a user."""
-    if platform != "tpu":
-        return f"a kernel for TPUs, and this is {platform}"
-    if spec.ndim not in (1, 2):
-        return f"{spec.ndim} spatial axes: the kernel has one or two"
-    if lhs.dtype != rhs.dtype or str(lhs.dtype) not in DTYPES:
-        return f"the operands are {lhs.dtype} and {rhs.dtype}: the kernel takes float32 or bfloat16, both alike"
-    if str(output_dtype(spec, lhs.dtype)) not in DTYPES:
-        return f"the output is {output_dtype(spec, lhs.dtype)}: the kernel writes float32 or bfloat16"
-    if any(d > 1 for d in spec.lhs_dilation):
-        return "the input is dilated: subpixel makes problems of it that the kernel serves"
+    if reason := plane.unfit(spec, lhs, rhs, platform):
+        return reason
     if spec.precision is not None and len({*spec.precision, lax.Precision.HIGH}) != 2:
         return f"precision {spec.precision}: the kernel's products have one, default or highest"
     return None

@@ -59,12 +59,12 @@ def forward(spec: ConvSpec, lhs: Any, rhs: Any) -> Plane:
     return Plane(
         lhs.shape[0],
         rhs.shape[-1],
-        space=_two(lhs.shape[1:-1]),
-        out=_two(out),
-        kernel=_two(rhs.shape[:-2]),
-        strides=_two(spec.strides),
-        dilation=_two(spec.rhs_dilation),
-        low=_two(low, 0),
+        space=two(lhs.shape[1:-1]),
+        out=two(out),
+        kernel=two(rhs.shape[:-2]),
+        strides=two(spec.strides),
+        dilation=two(spec.rhs_dilation),
+        low=two(low, 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
 
@@ -76,12 +76,12 @@ def of_gradient(spec: ConvSpec, lhs: Any, rhs: Any) -> Plane:
     return Plane(
         lhs.shape[-1],
         rhs.shape[-1],
-        space=_two(lhs.shape[1:-1]),
-        out=_two(rhs.shape[:-2]),
-        kernel=_two(kernel),
-        strides=_two(spec.rhs_dilation),
-        dilation=_two(spec.strides),
-        low=_two(low, 0),
+        space=two(lhs.shape[1:-1]),
+        out=two(rhs.shape[:-2]),
+        kernel=two(kernel),
+        strides=two(spec.rhs_dilation),
+        dilation=two(spec.strides),
+        low=two(low, 0),
         itemsize=jnp.dtype(lhs.dtype).itemsize,
     )
 
@@ -113,12 +113,13 @@ def images(p: Plane, x: Array, shape: Shape) -> Array:
     return x.reshape(shape)
 
 
-def _two(sizes: Shape, missing: int = 1) -> Shape:
+def two(sizes: Shape, missing: int = 1) -> Shape:
+    """Sizes of rows and columns; a signal is an image of one row."""
     return (missing, *sizes) if len(sizes) == 1 else tuple(sizes)
 
 
 def unfit(spec: ConvSpec, lhs: Any, rhs: Any, platform: str) -> str | None:
-    """What no depthwise kernel serves, in words for a user."""
+    """What no kernel for images and signals serves, in words for a user."""
     if platform != "tpu":
         return f"a kernel for TPUs, and this is {platform}"
     if spec.ndim not in (1, 2):
